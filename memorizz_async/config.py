@@ -1,0 +1,149 @@
+"""What a user sets, and where it may come from: arguments, the environment, `.env`, a dict, a file.
+
+The first source that names a value wins, in that order. Nothing here opens a connection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from memorizz_async.errors import ConfigurationError
+from memorizz_async.redaction import redact_uri
+
+DriverName = Literal["auto", "motor", "pymongo"]
+Similarity = Literal["cosine", "dotProduct", "euclidean"]
+SearchStrategy = Literal["auto", "atlas", "scan"]
+
+DEFAULT_URI = "local"
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "driver": ("auto", "motor", "pymongo"),
+    "similarity": ("cosine", "dotProduct", "euclidean"),
+    "search_strategy": ("auto", "atlas", "scan"),
+}
+_AT_LEAST_ONE = ("timeout_ms", "server_selection_timeout_ms", "max_pool_size", "dimensions")
+
+
+def setting(name: str) -> str | None:
+    """The value of an environment variable, else of the nearest `.env` file, else None.
+
+    The `.env` file is looked for in the working folder and its parents. An empty value is no value.
+    """
+    return os.environ.get(name) or _dotenv(str(Path.cwd())).get(name) or None
+
+
+@lru_cache(maxsize=8)
+def _dotenv(folder: str) -> Mapping[str, str | None]:
+    from dotenv import dotenv_values  # noqa: PLC0415 - keeps the import of the package fast
+
+    for candidate in (Path(folder), *Path(folder).parents):
+        file = candidate / ".env"
+        if file.is_file():
+            return dotenv_values(file)
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Keywords:
+    """The settings that are named, never positional."""
+
+    driver: DriverName = "auto"
+    timeout_ms: int = 30_000
+    server_selection_timeout_ms: int = 5_000
+    max_pool_size: int = 100
+    similarity: Similarity = "cosine"
+    dimensions: int | None = None
+    search_strategy: SearchStrategy = "auto"
+    vector_index_name: str = "vector_index"
+    collections: Mapping[str, str] = field(default_factory=dict)
+    keep_local_server: bool = False
+
+
+@dataclass(frozen=True)
+class _Positional:
+    uri: str | None = None
+    db_name: str = "memorizz"
+
+
+@dataclass(frozen=True)
+class MongoDBConfig(_Keywords, _Positional):
+    """Where the database is and how to talk to it.
+
+    uri: `mongodb://…`, `mongodb+srv://…`, `local`, `local:///a/folder` or `memory://`. Left out, it
+        is `MONGODB_URI` from the environment or `.env`, else `local`.
+    db_name: the database.
+    driver: `auto` takes Motor where it is installed and PyMongo Async otherwise.
+    timeout_ms: the deadline of one operation, in milliseconds, on the server too. Each method takes
+        one of its own.
+    server_selection_timeout_ms: how long to look for a server before the error.
+    max_pool_size: connections per client; a client serves one event loop.
+    similarity: how vectors are compared: `cosine`, `dotProduct` or `euclidean`.
+    dimensions: the length of every vector. Left out, it is the embedder's.
+    search_strategy: `auto` asks the server; `atlas` and `scan` say it outright.
+    vector_index_name: the name of the search indexes on Atlas.
+    collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`.
+    keep_local_server: for `local`: leave the mongod running after the last user closes.
+    """
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigurationError(
+                    f"The setting {name!r} is not one that exists",
+                    seen=repr(getattr(self, name)),
+                    fix=f"use one of {', '.join(allowed)}",
+                )
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is None and name == "dimensions":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigurationError(
+                    f"The setting {name!r} must be a whole number of at least 1", seen=repr(value)
+                )
+        if not isinstance(self.db_name, str) or not self.db_name:
+            raise ConfigurationError("The database has no name", seen=repr(self.db_name))
+
+    def resolved_uri(self) -> str:
+        """The address in force: the argument, else `MONGODB_URI`, else `local`."""
+        return self.uri or setting("MONGODB_URI") or DEFAULT_URI
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MongoDBConfig:
+        """From a dict; a key that is no setting is an error that lists those that are."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigurationError(
+                "Settings that do not exist",
+                seen=", ".join(unknown),
+                fix=f"use only {', '.join(sorted(known))}",
+            )
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> MongoDBConfig:
+        """From a JSON file that holds one object of settings."""
+        file = Path(path)
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigurationError(f"Cannot read {file}", seen=str(error.strerror)) from error
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{file} is not JSON", seen=str(error), fix="write one JSON object of settings"
+            ) from error
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"{file} does not hold one JSON object of settings")
+        return cls.from_dict(values)
+
+    def __repr__(self) -> str:
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown["uri"] = redact_uri(self.uri) if self.uri else None
+        inside = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"MongoDBConfig({inside})"

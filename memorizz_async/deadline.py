@@ -1,0 +1,40 @@
+"""The time by which one public call must have ended, shared by everything that it does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from memorizz_async.errors import InvalidInputError, OperationTimeoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point on the monotonic clock, and the budget that it came from."""
+
+    at: float
+    budget_ms: int
+
+    @classmethod
+    def after(cls, timeout_ms: int) -> Deadline:
+        """A deadline so many milliseconds from now. Raises InvalidInputError below 1 ms."""
+        if not isinstance(timeout_ms, int) or isinstance(timeout_ms, bool) or timeout_ms < 1:
+            raise InvalidInputError(
+                "timeout_ms must be a whole number of at least 1", seen=repr(timeout_ms)
+            )
+        return cls(time.monotonic() + timeout_ms / 1000, timeout_ms)
+
+    def remaining_s(self, operation: str) -> float:
+        """Seconds left. Raises OperationTimeoutError where none are."""
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise self.exceeded(operation)
+        return left
+
+    def exceeded(self, operation: str, seen: str | None = None) -> OperationTimeoutError:
+        """The error of an operation that did not make it."""
+        return OperationTimeoutError(
+            f"{operation} did not end within {self.budget_ms} ms",
+            seen=seen,
+            fix="raise timeout_ms, or ask for less",
+        )

@@ -1,0 +1,1 @@
+"""Where memories are kept. One kind so far: MongoDB, on any server."""

@@ -1,0 +1,203 @@
+"""One client per event loop, opened on first use, closed with the loop or with the provider.
+
+PyMongo Async binds a client to the loop that first used it, so a provider that is used from a
+second loop (asyncio.run twice, a test per loop, Jupyter) needs a second client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from memorizz_async.config import MongoDBConfig
+from memorizz_async.errors import ClosedError, InvalidURIError
+from memorizz_async.memory_provider.mongodb.driver import (
+    Driver,
+    memory_database,
+    open_driver,
+    open_memory_driver,
+)
+from memorizz_async.memory_provider.mongodb.recall_tracker import RecallTracker
+from memorizz_async.redaction import redact_uri
+
+if TYPE_CHECKING:
+    from memorizz_async.memory_provider.mongodb.local_server import LocalServer
+
+log = logging.getLogger(__name__)
+
+
+class LoopSession:
+    """What one event loop owns: a driver, and the tracker of what it recalled."""
+
+    def __init__(self, driver: Driver, config: MongoDBConfig) -> None:
+        self.driver = driver
+        self.tracker = RecallTracker(driver, timeout_ms=config.timeout_ms)
+
+    async def close(self) -> None:
+        try:
+            await self.tracker.close()
+        finally:
+            await self.driver.close()
+
+
+class _LoopEntry:
+    """A session that is open or being opened on one loop."""
+
+    def __init__(self) -> None:
+        self.opening: asyncio.Task[LoopSession] | None = None
+        self.guard: AsyncGenerator[None, None] | None = None
+
+
+class Connection:
+    """The sessions of one provider, and the database behind `local` and `memory://`."""
+
+    def __init__(self, config: MongoDBConfig) -> None:
+        self._config = config
+        self._entries: dict[asyncio.AbstractEventLoop, _LoopEntry] = {}
+        self._lock = threading.Lock()  # loops live in threads; held for dict operations only
+        self._closed = False
+        self._local_server: LocalServer | None = None
+        self._local_lock = threading.Lock()  # taken in worker threads only: starting takes seconds
+        self._memory: Any = None
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    async def session(self) -> LoopSession:
+        """The session of the running loop, opened where there is none yet.
+
+        Raises ClosedError after close, InvalidURIError, MissingDependencyError, LocalServerError.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._closed:
+                raise ClosedError(
+                    "The provider is closed", fix="make a new AsyncMongoDBProvider, or close later"
+                )
+            entry = self._entries.get(loop)
+            if entry is None:
+                self._drop_dead_loops()
+                entry = self._entries[loop] = _LoopEntry()
+                entry.opening = loop.create_task(self._open(entry), name="memorizz-async open")
+                entry.opening.add_done_callback(_retrieve)
+        opening = entry.opening
+        assert opening is not None
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            return opening.result()
+        try:
+            # Shielded: the first caller may be cancelled while others wait for the same client.
+            return await asyncio.shield(opening)
+        except BaseException:
+            if opening.done():  # it failed: the next caller tries anew
+                self._forget(loop, entry)
+            raise
+
+    async def close(self) -> None:
+        """Close every session on its own loop, then give up the local server. Idempotent."""
+        with self._lock:
+            self._closed = True
+            entries, self._entries = self._entries, {}
+        here = asyncio.get_running_loop()
+        try:
+            for loop, entry in entries.items():
+                if loop is here:
+                    await self._close_entry(entry)
+                elif loop.is_running():
+                    elsewhere = asyncio.run_coroutine_threadsafe(self._close_entry(entry), loop)
+                    await asyncio.wrap_future(elsewhere)
+                # A loop that is neither running nor closed closes its session when it shuts down.
+        finally:
+            server, self._local_server = self._local_server, None
+            if server is not None:
+                await asyncio.to_thread(server.release)
+
+    async def _open(self, entry: _LoopEntry) -> LoopSession:
+        session = LoopSession(await self._open_driver(), self._config)
+        entry.guard = self._close_with_loop(session, entry)
+        await anext(entry.guard)
+        return session
+
+    async def _open_driver(self) -> Driver:
+        uri = self._config.resolved_uri()
+        scheme, separator, rest = uri.partition("://")
+        if uri == "local" or scheme == "local":
+            address = await asyncio.to_thread(self._acquire_local, uri)
+            return await open_driver(self._config, address)
+        if scheme == "memory" and separator:
+            if self._memory is None:
+                self._memory = memory_database(rest.strip("/"))
+            return open_memory_driver(self._config, self._memory)
+        if scheme not in ("mongodb", "mongodb+srv") or not rest:
+            raise InvalidURIError(
+                f"The address of the database cannot be read: {redact_uri(uri)}",
+                fix="use mongodb://host:port, mongodb+srv://host, local, local:///a/folder "
+                "or memory://",
+            )
+        return await open_driver(self._config, uri)
+
+    def _acquire_local(self, uri: str) -> str:
+        from memorizz_async.memory_provider.mongodb.local_server import (  # noqa: PLC0415
+            LocalServer,  # pulls in psutil and platformdirs, which a plain server does not need
+        )
+
+        with self._local_lock:
+            server = self._local_server
+            if server is None:
+                server = LocalServer(_folder_of(uri), keep_running=self._config.keep_local_server)
+            address = server.acquire()
+            self._local_server = server
+            return address
+
+    async def _close_with_loop(
+        self, session: LoopSession, entry: _LoopEntry
+    ) -> AsyncGenerator[None, None]:
+        """Closes the session when the loop shuts down.
+
+        asyncio.run and every runner call loop.shutdown_asyncgens(), which is the one hook that a
+        loop offers for saying goodbye: a client left open would leak sockets of a dead loop.
+        """
+        try:
+            yield
+        finally:
+            self._forget(asyncio.get_running_loop(), entry)
+            await session.close()
+
+    async def _close_entry(self, entry: _LoopEntry) -> None:
+        assert entry.opening is not None
+        await asyncio.wait([entry.opening])
+        if entry.guard is not None:
+            await entry.guard.aclose()
+
+    def _forget(self, loop: asyncio.AbstractEventLoop, entry: _LoopEntry) -> None:
+        with self._lock:
+            if self._entries.get(loop) is entry:
+                del self._entries[loop]
+
+    def _drop_dead_loops(self) -> None:
+        for loop in [known for known in self._entries if known.is_closed()]:
+            log.debug("dropping the client of a closed event loop")
+            del self._entries[loop]
+
+
+def _retrieve(opening: asyncio.Task[LoopSession]) -> None:
+    """Mark the error as seen: every caller that waits gets it, and all may have been cancelled."""
+    if not opening.cancelled():
+        opening.exception()
+
+
+def _folder_of(uri: str) -> Path | None:
+    """The data folder that `local:///a/folder` names; None for the default one."""
+    if uri in ("local", "local://"):
+        return None
+    parts = urlsplit(uri)
+    folder = unquote(f"{parts.netloc}{parts.path}")
+    # local:///C:/data names C:/data: a drive letter follows the third slash on Windows.
+    if len(folder) > 2 and folder[0] == "/" and folder[2] == ":":
+        folder = folder[1:]
+    return Path(folder).expanduser()

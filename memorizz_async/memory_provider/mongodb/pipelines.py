@@ -1,0 +1,132 @@
+"""Every query that this package sends, as pure functions from values to documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from bson import Binary
+
+Document = dict[str, Any]
+
+SCORE_FIELD = "_memorizz_score"
+"""Where `$vectorSearch`'s score travels; taken off the row before the caller sees it."""
+
+_WITHOUT_EMBEDDING: Document = {"embedding": 0}
+MAX_CANDIDATES = 10_000
+
+
+def alive(now: datetime) -> Document:
+    """Rows that have not expired. The TTL monitor deletes late, so every read asks too."""
+    return {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]}
+
+
+def all_of(*conditions: Mapping[str, Any]) -> Document:
+    """The conjunction of filters; an empty one does not count."""
+    present = [dict(condition) for condition in conditions if condition]
+    if not present:
+        return {}
+    return present[0] if len(present) == 1 else {"$and": present}
+
+
+def scan_filter(scope: Mapping[str, Any], now: datetime) -> Document:
+    """Rows of the scope that have a vector."""
+    return all_of(scope, any_embedded_filter(), alive(now))
+
+
+def scan_projection() -> Document:
+    """What a scan reads of a row: `_id` and the vector."""
+    return {"embedding": 1}
+
+
+def rows_by_id_filter(ids: Sequence[Any], scope: Mapping[str, Any], now: datetime) -> Document:
+    """Rows by id, still inside the scope: a row that moved to another tenant does not come back."""
+    return all_of({"_id": {"$in": list(ids)}}, scope, alive(now))
+
+
+def row_projection(include_embedding: bool) -> Document | None:
+    """All fields of a row, the vector only where asked for."""
+    return None if include_embedding else dict(_WITHOUT_EMBEDDING)
+
+
+def vector_search_pipeline(
+    *,
+    index: str,
+    query_vector: Binary,
+    scope: Mapping[str, Any],
+    limit: int,
+    now: datetime,
+    include_embedding: bool,
+) -> list[Document]:
+    """`$vectorSearch` with the tenant inside its filter, then what it cannot check itself.
+
+    `numCandidates` is 20 times the limit, the documented advice, within the documented bounds.
+    Expiry is matched afterwards: inside the filter a missing `expires_at` would not match null.
+    """
+    pipeline: list[Document] = [
+        {
+            "$vectorSearch": {
+                "index": index,
+                "path": "embedding",
+                "queryVector": query_vector,
+                "filter": dict(scope),
+                "numCandidates": min(MAX_CANDIDATES, max(100, 20 * limit)),
+                "limit": limit,
+            }
+        },
+        # The stage answers with rows as they are now, which may have left the scope since indexed.
+        {"$match": all_of(scope, alive(now))},
+        {"$set": {SCORE_FIELD: {"$meta": "vectorSearchScore"}}},
+    ]
+    if not include_embedding:
+        pipeline.append({"$unset": "embedding"})
+    return pipeline
+
+
+def search_indexes_pipeline(name: str) -> list[Document]:
+    """The search index of a collection by its name."""
+    return [{"$listSearchIndexes": {"name": name}}]
+
+
+def search_index_definition(
+    *, dimensions: int, similarity: str, filter_paths: Sequence[str]
+) -> Document:
+    """A `vectorSearch` index over `embedding` with the fields that a filter may name."""
+    return {
+        "fields": [
+            {
+                "type": "vector",
+                "path": "embedding",
+                "numDimensions": dimensions,
+                "similarity": similarity,
+            },
+            *({"type": "filter", "path": path} for path in filter_paths),
+        ]
+    }
+
+
+def touch_filter(ids: Sequence[Any]) -> Document:
+    """Rows that a recall returned."""
+    return {"_id": {"$in": list(ids)}}
+
+
+def touch_update(count: int, at: datetime) -> Document:
+    """What being recalled `count` times, last at `at`, changes on a row."""
+    return {"$inc": {"recall_count": count}, "$set": {"last_recalled_at": at}}
+
+
+def any_embedded_filter() -> Document:
+    """Rows of a collection that have a vector, whoever's: to learn its dimension, nothing else."""
+    return {"embedding": {"$exists": True, "$ne": None}}
+
+
+def create_search_index(collection: str, name: str, definition: Mapping[str, Any]) -> Document:
+    """The command that creates a `vectorSearch` index; it returns before the index is built."""
+    index = {"name": name, "type": "vectorSearch", "definition": dict(definition)}
+    return {"createSearchIndexes": collection, "indexes": [index]}
+
+
+def update_search_index(collection: str, name: str, definition: Mapping[str, Any]) -> Document:
+    """The command that gives a search index another definition; the old one answers meanwhile."""
+    return {"updateSearchIndex": collection, "name": name, "definition": dict(definition)}

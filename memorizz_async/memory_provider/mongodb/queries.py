@@ -1,0 +1,88 @@
+"""The queries of a batch: the guide's dicts, checked before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memorizz_async.enums import MemoryType, memory_type_of
+from memorizz_async.enums.memory_type import name_of
+from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope
+from memorizz_async.validation import checked_limit, checked_query
+from memorizz_async.vectors import Vector, checked_vector
+
+_KNOWN = (
+    "key",
+    "query",
+    "embedding",
+    "memory_id",
+    "user_id",
+    "memory_type",
+    "limit",
+    "include_embedding",
+)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a batch. It has a vector, or a text to be embedded (`text`), never neither."""
+
+    key: str
+    text: str | None
+    vector: Vector | None
+    scope: Scope
+    memory_type: MemoryType
+    type_name: str
+    limit: int
+    include_embedding: bool
+
+
+def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) -> list[Query]:
+    """The queries, checked. Raises InvalidInputError, with a note that says which query it is."""
+    checked: list[Query] = []
+    for position, entry in enumerate(queries):
+        try:
+            checked.append(_query(entry, dimensions))
+        except InvalidInputError as error:
+            error.add_note(f"in query {position} of the batch; nothing was sent")
+            raise
+    keys = [query.key for query in checked]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise InvalidInputError(
+            "Queries of a batch share a key", seen=", ".join(repeated), fix="give each its own"
+        )
+    return checked
+
+
+def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
+    if not isinstance(entry, Mapping):
+        raise InvalidInputError("A query must be a mapping", seen=f"a {type(entry).__name__}")
+    unknown = sorted(set(entry) - set(_KNOWN), key=str)
+    if unknown:
+        raise InvalidInputError(
+            "A query has keys that do not exist",
+            seen=", ".join(map(str, unknown)),
+            fix=f"use only {', '.join(_KNOWN)}",
+        )
+    key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
+    if not isinstance(key, str) or not key:
+        raise InvalidInputError("A query needs a key, a non-empty string", seen=repr(key))
+    if text is not None or embedding is None:
+        text = checked_query(text)
+    if "memory_type" not in entry:
+        raise InvalidInputError(f"The query {key!r} names no memory_type")
+    return Query(
+        key=key,
+        text=text if embedding is None else None,
+        vector=None
+        if embedding is None
+        else checked_vector(embedding, name="The query's embedding", dimensions=dimensions),
+        scope=Scope(entry.get("memory_id", UNSET), entry.get("user_id", UNSET)),
+        memory_type=memory_type_of(entry["memory_type"]),
+        type_name=name_of(entry["memory_type"]),
+        limit=checked_limit(entry.get("limit", 5)),
+        include_embedding=bool(entry.get("include_embedding", False)),
+    )

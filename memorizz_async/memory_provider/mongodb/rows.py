@@ -1,0 +1,134 @@
+"""A memory as a row of a collection: how it is made, and how it leaves the API."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from bson import ObjectId
+
+from memorizz_async.enums import MemoryType, memory_type_of
+from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb.scope import Scope
+from memorizz_async.vectors import Vector, stored_vector, to_bson
+
+Row = dict[str, Any]
+
+_OURS = ("embedding", "embedding_model", "recall_count", "last_recalled_at")
+
+
+def draft(memory: str | Mapping[str, Any]) -> Row:
+    """The caller's memory as fields: a string is the content. Raises InvalidInputError."""
+    if isinstance(memory, str):
+        memory = {"content": memory}
+    if not isinstance(memory, Mapping):
+        raise InvalidInputError(
+            "A memory must be a string or a mapping of fields", seen=f"a {type(memory).__name__}"
+        )
+    fields = dict(memory)
+    for name in fields:
+        if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
+            raise InvalidInputError(
+                "A field of a memory has a name that MongoDB does not take", seen=repr(name)
+            )
+    content = fields.get("content")
+    if content is not None and not isinstance(content, str):
+        raise InvalidInputError("content must be a string", seen=f"a {type(content).__name__}")
+    if not (content and content.strip()) and fields.get("embedding") is None:
+        raise InvalidInputError(
+            "A memory needs content or an embedding: without both it could never be recalled",
+            seen=f"the fields {', '.join(fields) or 'none'}",
+            fix="pass content='…'",
+        )
+    _check_importance(fields.get("importance"))
+    return fields
+
+
+def _check_importance(importance: Any) -> None:
+    if importance is None:
+        return
+    valid = isinstance(importance, int | float) and not isinstance(importance, bool)
+    if not valid or not 0 <= importance <= 1:
+        raise InvalidInputError("importance must be a number from 0 to 1", seen=repr(importance))
+
+
+def new_row(
+    fields: Row, scope: Scope, *, vector: Vector | None, model: str | None, now: datetime
+) -> Row:
+    """The row to insert: the caller's fields, the scope's, and ours."""
+    row: Row = {
+        "_id": _row_id(fields, scope),
+        **scope.fields(),
+        "content": "",
+        "created_at": now,
+        "updated_at": now,
+        "importance": 0.5,
+        "metadata": {},
+    }
+    row.update({name: value for name, value in fields.items() if name not in ("_id", *_OURS)})
+    row.update(scope.fields())  # a field of the caller's never moves a row to another tenant
+    row["recall_count"] = 0
+    row["last_recalled_at"] = None
+    if vector is not None:
+        row["embedding"] = to_bson(vector)
+        row["embedding_model"] = model
+    return row
+
+
+def _row_id(fields: Row, scope: Scope) -> Any:
+    """The caller's `_id`, else one derived from `dedup_key`, else a new one.
+
+    A derived id makes a repeated write meet its own first row: no second one can come to be.
+    """
+    if fields.get("_id") is not None:
+        return stored_id(fields["_id"])
+    dedup_key = fields.get("dedup_key")
+    if dedup_key is None:
+        return ObjectId()
+    if not isinstance(dedup_key, str) or not dedup_key:
+        raise InvalidInputError("dedup_key must be a non-empty string", seen=repr(dedup_key))
+    parts = [repr(value) for value in scope.fields().values()]
+    digest = hashlib.sha256("\0".join([*parts, dedup_key]).encode()).digest()
+    return ObjectId(digest[:12])
+
+
+def stored_id(row_id: Any) -> Any:
+    """The id as it is stored: 24 hexadecimal digits are an ObjectId, as memorizz writes them."""
+    if isinstance(row_id, str) and ObjectId.is_valid(row_id):
+        return ObjectId(row_id)
+    if isinstance(row_id, str | ObjectId) and row_id:
+        return row_id
+    raise InvalidInputError(
+        "An id must be a non-empty string or an ObjectId", seen=f"a {type(row_id).__name__}"
+    )
+
+
+def public_id(row_id: Any) -> str:
+    """The id as it leaves the API: always a string."""
+    return str(row_id)
+
+
+def public_row(row: Row, memory_type: str) -> Row:
+    """The row as it leaves the API: ids as strings, vectors as `list[float]`."""
+    shown: Row = {
+        "_id": public_id(row["_id"]),
+        "content": row.get("content") or "",
+        "memory_id": row.get("memory_id"),
+        "user_id": row.get("user_id"),
+        "memory_type": memory_type,
+    }
+    shown.update({name: value for name, value in row.items() if name not in shown})
+    if shown.get("embedding") is not None:
+        shown["embedding"] = stored_vector(shown["embedding"]).tolist()
+    return shown
+
+
+def collection_names(overrides: Mapping[str, str]) -> dict[MemoryType, str]:
+    """The collection of every memory type, with the configuration's own names.
+
+    Raises UnknownMemoryTypeError for an override of a type that does not exist.
+    """
+    by_store = {memory_type_of(name).store: collection for name, collection in overrides.items()}
+    return {kind: by_store.get(kind.store, kind.collection) for kind in MemoryType}

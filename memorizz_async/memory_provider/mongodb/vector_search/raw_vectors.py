@@ -1,0 +1,213 @@
+"""Vectors straight out of BSON: a batch of rows becomes a matrix without decoding each row.
+
+Rows that one program wrote look alike: the same fields, ids of one length, vectors of one
+dimension. Their bytes then differ only inside the id and the numbers, so that the rows of a batch
+are the rows of a byte matrix, and the vectors are columns of it. What does not look alike is
+decoded one by one; the result is the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import bson
+import numpy as np
+from numpy.typing import NDArray
+
+from memorizz_async.vectors import stored_vector
+
+_DOUBLE, _ARRAY, _BINARY = 0x01, 0x04, 0x05
+_FLOAT32_VECTOR = b"\x09\x27\x00"  # subtype 9, dtype float32, no padding
+_NAME = b"embedding\x00"
+_FEW = 8  # fewer rows of one length than this are cheaper to decode
+
+
+@dataclass
+class VectorBlock:
+    """Some rows of a batch: `matrix[i]` is the vector of the row whose id is `id_at(i)`."""
+
+    matrix: NDArray[np.float32]
+    rows: list[memoryview]
+
+    def id_at(self, position: int) -> Any:
+        return bson.decode(bytes(self.rows[position]))["_id"]
+
+
+@dataclass
+class ReadBatch:
+    """A batch, read: blocks of equal dimension, and the rows whose `embedding` is no vector."""
+
+    blocks: list[VectorBlock] = field(default_factory=list)
+    unreadable: list[tuple[Any, str]] = field(default_factory=list)
+
+
+def read_vectors(batch: bytes) -> ReadBatch:
+    """Read a batch of BSON documents, each with `_id` and `embedding`."""
+    result = ReadBatch()
+    by_length: defaultdict[int, list[memoryview]] = defaultdict(list)
+    for row in _split(batch):
+        by_length[len(row)].append(row)
+    for rows in by_length.values():
+        _read_alike(rows, result)
+    return result
+
+
+def _split(batch: bytes) -> Iterator[memoryview]:
+    view, position = memoryview(batch), 0
+    while position < len(view):
+        (length,) = struct.unpack_from("<i", view, position)
+        yield view[position : position + length]
+        position += length
+
+
+def _read_alike(rows: list[memoryview], result: ReadBatch) -> None:
+    """Read rows of one length: those shaped like the first at once, the rest likewise, in turn."""
+    odd: list[memoryview] = []
+    while len(rows) >= _FEW:
+        layout = _layout(bytes(rows[0]))
+        if layout is None:
+            odd.append(rows[0])
+            rows = rows[1:]
+            continue
+        table = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
+        alike = ~((table ^ table[0]) & layout.shape_mask).any(axis=1)
+        matrix = layout.vectors(table if alike.all() else table[alike])
+        result.blocks.append(VectorBlock(matrix, _where(rows, alike)))
+        rows = _where(rows, ~alike)
+    _read_singly(odd + rows, result)
+
+
+def _where(rows: list[memoryview], chosen: NDArray[np.bool_]) -> list[memoryview]:
+    return [row for row, is_chosen in zip(rows, chosen.tolist(), strict=True) if is_chosen]
+
+
+def _read_singly(rows: list[memoryview], result: ReadBatch) -> None:
+    by_dimension: defaultdict[int, list[tuple[memoryview, NDArray[np.float32]]]] = defaultdict(list)
+    for row in rows:
+        document = bson.decode(bytes(row))
+        try:
+            vector = stored_vector(document.get("embedding"))
+        except (TypeError, ValueError) as error:
+            result.unreadable.append((document["_id"], str(error)))
+            continue
+        if vector.ndim != 1 or not vector.size:
+            result.unreadable.append((document["_id"], f"an array of shape {vector.shape}"))
+            continue
+        by_dimension[vector.size].append((row, vector))
+    for pairs in by_dimension.values():
+        result.blocks.append(
+            VectorBlock(np.stack([vector for _, vector in pairs]), [row for row, _ in pairs])
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Numbers at equal distances: `count` of them, `stride` bytes apart, from byte `start`."""
+
+    start: int
+    stride: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where in a row the numbers of the vector are, and which bytes may differ between rows."""
+
+    dtype: str
+    runs: tuple[_Run, ...]
+    shape_mask: NDArray[np.uint8]  # 255 where rows of this layout must equal the first, 0 in values
+
+    def vectors(self, table: NDArray[np.uint8]) -> NDArray[np.float32]:
+        size = np.dtype(self.dtype).itemsize
+        columns = []
+        for run in self.runs:
+            strided = np.lib.stride_tricks.as_strided(
+                table[:, run.start :],
+                shape=(len(table), run.count, size),
+                strides=(table.strides[0], run.stride, 1),
+                writeable=False,
+            )
+            packed = np.ascontiguousarray(strided).view(self.dtype)
+            columns.append(packed.reshape(len(table), run.count))
+        with np.errstate(over="ignore"):  # too large for float32 is infinity, which has no score
+            return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def _mask(length: int, id_range: tuple[int, int], runs: list[_Run], size: int) -> NDArray[np.uint8]:
+    mask = np.full(length, 255, dtype=np.uint8)
+    mask[slice(*id_range)] = 0
+    for run in runs:
+        starts = run.start + run.stride * np.arange(run.count)
+        mask[(starts[:, None] + np.arange(size)).ravel()] = 0
+    return mask
+
+
+def _layout(document: bytes) -> _Layout | None:
+    """The layout of a row `{_id, embedding}`; None for one that must be decoded."""
+    id_range = _id_range(document)
+    if id_range is None:
+        return None
+    position = id_range[1]
+    kind = document[position]
+    if document[position + 1 : position + 1 + len(_NAME)] != _NAME:
+        return None
+    value = position + 1 + len(_NAME)
+    if kind == _BINARY:
+        return _binary_layout(document, value, id_range)
+    if kind == _ARRAY:
+        return _array_layout(document, value, id_range)
+    return None
+
+
+def _id_range(document: bytes) -> tuple[int, int] | None:
+    """The bytes of the value of `_id`, where it comes first and is an ObjectId or a string."""
+    if document[5:9] != b"_id\x00":
+        return None
+    if document[4] == 0x07:
+        return 9, 9 + 12
+    if document[4] == 0x02:
+        (length,) = struct.unpack_from("<i", document, 9)
+        return 13, 13 + length
+    return None
+
+
+def _binary_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _Layout | None:
+    (length,) = struct.unpack_from("<i", document, value)
+    start = value + 4 + len(_FLOAT32_VECTOR)
+    count, rest = divmod(length - 2, 4)
+    end = start + count * 4
+    if document[value + 4 : start] != _FLOAT32_VECTOR or rest or not count:
+        return None
+    if end + 1 != len(document):  # something follows the vector: not what a scan projects
+        return None
+    runs = [_Run(start, 4, count)]
+    return _Layout("<f4", tuple(runs), _mask(len(document), id_range, runs, 4))
+
+
+def _array_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _Layout | None:
+    """An array of doubles: a type byte, the index in decimal digits, a zero, eight bytes, each."""
+    runs: list[_Run] = []
+    position, index = value + 4, 0
+    end = len(document) - 2  # the array's closing zero, then the document's
+    while position < end:
+        digits = len(str(index))
+        stride = 1 + digits + 1 + 8
+        count = min(10**digits - index, (end - position) // stride)
+        if count < 1:
+            return None
+        first = position + stride - 8
+        for number in range(count):
+            at = position + number * stride
+            name = str(index + number).encode()
+            if document[at] != _DOUBLE or document[at + 1 : at + 2 + digits] != name + b"\x00":
+                return None
+        runs.append(_Run(first, stride, count))
+        position += count * stride
+        index += count
+    if position != end or not runs:
+        return None
+    return _Layout("<f8", tuple(runs), _mask(len(document), id_range, runs, 8))

@@ -1,0 +1,160 @@
+"""MemoryUnit: what an agent holds. One embedding of the query, then every memory type at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from memorizz_async.enums import ApplicationMode, MemoryType
+from memorizz_async.enums.application_mode import application_mode_of
+from memorizz_async.enums.memory_type import name_of
+from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider, OnError
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
+from memorizz_async.results import RecallResults
+from memorizz_async.retrieval.memory_signal import MemorySignal
+from memorizz_async.validation import checked_query
+from memorizz_async.vectors import EmbeddingLike
+
+DEFAULT_LIMIT = 5
+
+
+class MemoryUnit:
+    """Recall over the memory types of an application, and writing one memory.
+
+    application_mode: `conversational`, or memorizz's `assistant`, `workflow`, `deep_research`, as a
+        string or an enum: which types a recall asks for where the caller names none.
+    memory_provider: the AsyncMongoDBProvider to ask; its embedder embeds, so that queries and rows
+        have one model. It may be given with each call instead. It is borrowed: whoever made it
+        closes it.
+    memory_signal: the weights and the half-life of the hits' `memory_signal`.
+    memory_id, user_id: the tenant of calls that name none.
+    """
+
+    def __init__(
+        self,
+        application_mode: Any = ApplicationMode.CONVERSATIONAL,
+        memory_provider: Any = None,
+        *,
+        memory_signal: MemorySignal | None = None,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+    ) -> None:
+        self.application_mode = application_mode_of(application_mode)
+        self.memory_provider = memory_provider
+        self.memory_signal = memory_signal or MemorySignal()
+        self.memory_id = memory_id
+        self.user_id = user_id
+
+    async def retrieve_all_memory_types_async(
+        self,
+        query: str,
+        memory_id: Scoped = UNSET,
+        limits: Mapping[Any, int] | None = None,
+        async_memory_provider: AsyncMongoDBProvider | None = None,
+        *,
+        user_id: Scoped = UNSET,
+        query_embedding: EmbeddingLike | None = None,
+        include_embedding: bool = False,
+        on_error: OnError = "raise",
+        timeout_ms: int | None = None,
+    ) -> RecallResults:
+        """Recall every memory type at once: one embedding, one query a type, all in parallel.
+
+        query: the text to recall for.
+        memory_id, user_id: the tenant; one of them must be given. A string means that tenant, None
+            means rows that have none, leaving it out means no condition.
+        limits: memory type -> the most hits, each 1 to 10,000. Types may be our enum, memorizz's,
+            or strings. None takes the application mode's types, 5 hits each.
+        query_embedding: shape (dimensions,): no embedding is computed.
+        on_error: `raise`, or `partial`: what the other types found, with the failures in `.errors`.
+        timeout_ms: the deadline of the whole call, embedding included.
+
+        Results are keyed by the names that the caller used. Each hit is a dict with `_id, content,
+        memory_id, memory_type, score, memory_signal` and the row's own fields, best score first.
+        `.timings` says where the time went, `.errors` what could not be searched.
+
+        Raises InvalidInputError before anything is sent, EmbeddingError, StoredEmbeddingError and
+        DatabaseError.
+        """
+        started = time.perf_counter()
+        checked_query(query)
+        whose, who = self._tenant(memory_id, user_id)
+        batch = await self._provider(async_memory_provider).batch_retrieve_async(
+            [
+                {
+                    "key": name_of(kind),
+                    "query": query,
+                    "embedding": query_embedding,
+                    "memory_type": kind,
+                    "limit": limit,
+                    "include_embedding": include_embedding,
+                    "memory_id": whose,
+                    "user_id": who,
+                }
+                for kind, limit in self._limits(limits).items()
+            ],
+            on_error=on_error,
+            timeout_ms=timeout_ms,
+        )
+        now = datetime.now(UTC)
+        for hits in batch.values():
+            for hit in hits:
+                hit["memory_signal"] = self.memory_signal.of_row(hit, hit["score"], now)
+        return RecallResults(batch, total_ms=(time.perf_counter() - started) * 1000)
+
+    async def generate_memory_unit_async(
+        self,
+        content: str | Mapping[str, Any],
+        memory_id: Scoped = UNSET,
+        memory_type: Any = MemoryType.CONVERSATION_MEMORY,
+        async_memory_provider: AsyncMongoDBProvider | None = None,
+        *,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> str:
+        """Write one memory, embedded; its id.
+
+        content: the text, or a mapping with `content` and more fields.
+        See `AsyncMongoDBProvider.store_async` for the fields and for what it raises.
+        """
+        whose, who = self._tenant(memory_id, user_id)
+        return await self._provider(async_memory_provider).store_async(
+            content, memory_type, memory_id=whose, user_id=who, timeout_ms=timeout_ms
+        )
+
+    def _tenant(self, memory_id: Scoped, user_id: Scoped) -> tuple[Scoped, Scoped]:
+        """The tenant of a call: what it names, else the unit's own."""
+        return (
+            self.memory_id if memory_id is UNSET else memory_id,
+            self.user_id if user_id is UNSET else user_id,
+        )
+
+    def _limits(self, limits: Mapping[Any, int] | None) -> Mapping[Any, int]:
+        if limits is None:
+            return dict.fromkeys(self.application_mode.memory_types, DEFAULT_LIMIT)
+        if not isinstance(limits, Mapping) or not limits:
+            raise InvalidInputError(
+                "limits must map memory types to numbers",
+                seen=repr(limits),
+                fix="write {MemoryType.LONG_TERM_MEMORY: 5}, or leave it out",
+            )
+        return limits
+
+    def _provider(self, given: Any) -> AsyncMongoDBProvider:
+        provider = self.memory_provider if given is None else given
+        if provider is None:
+            raise ConfigurationError(
+                "The memory unit has no provider",
+                fix="pass memory_provider to MemoryUnit, or async_memory_provider to the call",
+            )
+        if not hasattr(provider, "batch_retrieve_async"):
+            raise ConfigurationError(
+                "The memory provider is not an async one",
+                seen=f"a {type(provider).__name__}",
+                fix="pass async_memory_provider=AsyncMongoDBProvider(…)",
+            )
+        asynchronous: AsyncMongoDBProvider = provider
+        return asynchronous

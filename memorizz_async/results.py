@@ -1,0 +1,115 @@
+"""What a search and a recall give back: lists and dicts that also know how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from memorizz_async.enums.memory_type import memory_type_of, name_of
+from memorizz_async.errors import MemorizzAsyncError, StoredEmbeddingError, UnknownMemoryTypeError
+
+Hit = dict[str, Any]
+
+
+class Hits(list[Hit]):
+    """The rows that a query found, the best first.
+
+    strategy: how they were searched: `atlas` or `scan`.
+    unsearchable: rows of the scope that could not be compared with the query, where there are any.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Hit] = (),
+        *,
+        strategy: str = "",
+        unsearchable: StoredEmbeddingError | None = None,
+    ) -> None:
+        super().__init__(rows)
+        self.strategy = strategy
+        self.unsearchable = unsearchable
+
+
+class BatchResults(dict[str, Hits]):
+    """The hits of each query of a batch under its key, in the order of the batch.
+
+    errors: key -> what went wrong: a query that failed (its key then has no hits, rather than an
+        empty list), or rows of its scope that could not be searched (its key then has the others).
+    embedding_ms: how long embedding took; 0.0 where every query brought its own.
+    queries_ms: key -> how long its query took, in milliseconds; they ran at the same time.
+    """
+
+    def __init__(
+        self,
+        hits: Mapping[str, Hits] | None = None,
+        *,
+        errors: Mapping[str, MemorizzAsyncError] | None = None,
+        embedding_ms: float = 0.0,
+        queries_ms: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(hits or {})
+        self.embedding_ms = embedding_ms
+        self.errors: dict[str, MemorizzAsyncError] = dict(errors or {})
+        self.queries_ms: dict[str, float] = dict(queries_ms or {})
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time of a recall went, in milliseconds.
+
+    embedding_ms: computing the query's embedding; 0.0 where the caller gave one.
+    queries_ms: each query, by the key of its results; they ran at the same time.
+    total_ms: the whole call.
+    """
+
+    embedding_ms: float = 0.0
+    queries_ms: Mapping[str, float] = field(default_factory=dict)
+    total_ms: float = 0.0
+
+
+class RecallResults(BatchResults):
+    """Memories by memory type, under the names that the caller used.
+
+    `results["LONG_TERM_MEMORY"]`, `results[MemoryType.LONG_TERM_MEMORY]`, memorizz's own enum and
+    the type's value all find the same hits; so do `in` and `get`.
+
+    timings: where the time went. errors: see BatchResults.
+    """
+
+    def __init__(self, batch: BatchResults, *, total_ms: float) -> None:
+        super().__init__(
+            batch,
+            errors=batch.errors,
+            embedding_ms=batch.embedding_ms,
+            queries_ms=batch.queries_ms,
+        )
+        self.timings = Timings(batch.embedding_ms, batch.queries_ms, total_ms)
+
+    def __getitem__(self, key: Any) -> Hits:
+        found = self._key(key)
+        if found is None:
+            failed = self.errors.get(name_of(key))
+            if failed is not None:
+                raise KeyError(f"the query of {name_of(key)} failed: {failed}")
+            raise KeyError(f"{name_of(key)} was not asked for; there are {', '.join(self)}")
+        return super().__getitem__(found)
+
+    def __contains__(self, key: object) -> bool:
+        return self._key(key) is not None
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The hits of a memory type, however it is named, else the default."""
+        found = self._key(key)
+        return default if found is None else super().__getitem__(found)
+
+    def _key(self, key: object) -> str | None:
+        name = name_of(key) if isinstance(key, str | Enum) else None
+        if name is None or super().__contains__(name):
+            return name
+        try:
+            store = memory_type_of(key).store
+        except UnknownMemoryTypeError:
+            return None
+        return next((known for known in self if memory_type_of(known).store is store), None)

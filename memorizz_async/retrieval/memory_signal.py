@@ -1,0 +1,100 @@
+"""How much a memory should weigh in the answer, beyond how similar it is to the query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from memorizz_async.errors import ConfigurationError
+
+SECONDS_A_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class MemorySignal:
+    """The weights of relevance, recency and importance.
+
+    half_life_days: after so many days a memory has lost half of its recency.
+    relevance, recency, importance: their weights; only their proportions matter.
+    """
+
+    half_life_days: float = 30.0
+    relevance: float = 0.7
+    recency: float = 0.15
+    importance: float = 0.15
+
+    def __post_init__(self) -> None:
+        weights = (self.relevance, self.recency, self.importance)
+        if self.half_life_days <= 0 or min(weights) < 0 or sum(weights) <= 0:
+            raise ConfigurationError(
+                "half_life_days must be above 0, no weight below 0, and one weight above 0",
+                seen=repr(self),
+            )
+
+    def of_row(self, row: dict[str, Any], score: float, now: datetime) -> float:
+        """The signal of a stored row; a row that names no importance has the middle one, 0.5."""
+        importance = row.get("importance")
+        is_number = isinstance(importance, int | float) and not isinstance(importance, bool)
+        return memory_signal(
+            score,
+            age_days=age_days(row, now),
+            importance=float(importance) if is_number else 0.5,  # type: ignore[arg-type]
+            weights=self,
+        )
+
+
+def memory_signal(
+    relevance: float,
+    *,
+    age_days: float | None,
+    importance: float = 0.5,
+    weights: MemorySignal | None = None,
+) -> float:
+    """The weighted mean of relevance, recency and importance, in [0, 1].
+
+        recency = 0.5 ** (age_days / half_life_days)
+        signal  = (relevance * w1 + recency * w2 + importance * w3) / (w1 + w2 + w3)
+
+    relevance: the search score, in [0, 1]. age_days: since the memory came about; a moment in the
+    future counts as now; None (not known) leaves recency out of the mean. importance: in [0, 1].
+    What is outside its range is taken as the nearest bound.
+
+    After Park et al., "Generative Agents" (UIST 2023), section 4.1: a memory's weight is the sum of
+    its relevance, recency (decaying exponentially) and importance, each scaled to [0, 1].
+    """
+    by = weights or MemorySignal()
+    parts = [(by.relevance, _unit(relevance)), (by.importance, _unit(importance))]
+    if age_days is not None:
+        parts.append((by.recency, 0.5 ** (max(age_days, 0.0) / by.half_life_days)))
+    total = sum(weight for weight, _ in parts)
+    if total == 0:
+        return 0.0
+    return _unit(sum(weight * value for weight, value in parts) / total)
+
+
+def age_days(row: dict[str, Any], now: datetime) -> float | None:
+    """How old a memory is, in days: since its `timestamp` (memorizz's conversations), else since
+    `created_at`, as BSON dates or ISO strings. None where neither says.
+    """
+    for name in ("timestamp", "created_at"):
+        at = moment(row.get(name))
+        if at is not None:
+            return (now - at).total_seconds() / SECONDS_A_DAY
+    return None
+
+
+def moment(value: Any) -> datetime | None:
+    """A stored moment, aware of its time zone (UTC where it names none); None for no moment."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+def _unit(value: float) -> float:
+    return min(1.0, max(0.0, value))
