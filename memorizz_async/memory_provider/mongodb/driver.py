@@ -269,7 +269,8 @@ class _MotorDriver(_MongoDriver):
         return self._database[collection].aggregate(list(pipeline))
 
     async def close(self) -> None:
-        self._client.close()
+        # Motor closes on the calling thread: it says goodbye to the server and joins its monitors.
+        await asyncio.to_thread(self._client.close)
 
 
 class _MemoryDriver(_MotorDriver):
@@ -387,10 +388,10 @@ def open_memory_driver(config: MongoDBConfig, database: Any) -> Driver:
 
 
 def blocking_command(
-    address: str, command: Mapping[str, Any], *, timeout_s: float
+    address: str, command: Mapping[str, Any], *, timeout_s: float, database: str = "admin"
 ) -> dict[str, Any]:
-    """Run one command on the admin database and wait for the reply: for starting a server, in a
-    worker thread, never on the loop.
+    """Run one command and wait for the reply: for starting a server, in a worker thread, never on
+    the loop.
 
     Raises ServerUnavailableError or another DatabaseError.
     """
@@ -400,7 +401,7 @@ def blocking_command(
         client = pymongo.MongoClient(
             address, serverSelectionTimeoutMS=milliseconds, timeoutMS=milliseconds
         )
-        return dict(client.admin.command(dict(command)))
+        return dict(client[database].command(dict(command)))
     except driver_errors.PyMongoError as error:
         name = f"command {next(iter(command))!r}"
         raise _translate(error, name, redact_uri(address), milliseconds, None) from error

@@ -52,11 +52,17 @@ class RecallTracker:
         await self._write()
 
     async def _write_soon(self) -> None:
-        while self._counts and not self._closing.is_set():
-            try:
-                await asyncio.wait_for(self._closing.wait(), _GATHER_S)
-            except TimeoutError:
-                await self._write()
+        try:
+            while self._counts and not self._closing.is_set():
+                try:
+                    await asyncio.wait_for(self._closing.wait(), _GATHER_S)
+                except TimeoutError:
+                    await self._write()
+        except asyncio.CancelledError:
+            # asyncio.run cancels every task before it shuts the loop down: the last moment at which
+            # the database can still be used.
+            await self._write()
+            raise
 
     async def _write(self) -> None:
         counts, self._counts = self._counts, defaultdict(Counter)

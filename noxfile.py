@@ -1,0 +1,79 @@
+"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `bench`, `docs`.
+
+Each session makes an environment of its own and installs what it needs, so that a fresh machine
+with Python and nox is enough.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_venv = "yes"
+# pip, not uv: constraints.txt relies on pip's find-links to take a CPU build of torch from the disk.
+nox.options.default_venv_backend = "virtualenv"
+
+CONSTRAINTS = ("-c", "constraints.txt")
+LOCOMO = Path("../shared/data/locomo_dev.json")
+
+
+def install(session: nox.Session, extras: str) -> None:
+    session.install(*CONSTRAINTS, f".[{extras}]")
+
+
+def offline(session: nox.Session) -> dict[str, str]:
+    """The model comes from a wheel: no session needs the hub."""
+    return {"HF_HUB_OFFLINE": "1", **{k: v for k, v in os.environ.items() if k == "MONGODB_URI"}}
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job on a real mongod: ingest conversations, recall, and where the time went."""
+    install(session, "local")
+    session.run("memorizz-async", "demo", *session.posargs, env=offline(session))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite, against a real mongod and the real model."""
+    install(session, "dev")
+    session.run("pytest", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: the rules, and the formatting."""
+    session.install("ruff>=0.8")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """The strict type checker."""
+    install(session, "dev")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Every benchmark: ratios, measured side by side in one run."""
+    install(session, "performance,local")
+    env = offline(session)
+    session.run("python", "benchmarks/recall.py", *session.posargs, env=env)
+    session.run("python", "benchmarks/embedding.py", *session.posargs, env=env)
+    if LOCOMO.is_file():
+        session.run("python", "benchmarks/locomo.py", "--data", str(LOCOMO), env=env)
+    else:
+        session.log("benchmarks/locomo.py was not run: %s is absent", LOCOMO)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, as pages; warnings are errors."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "-b", "html", "docs", "docs/_build", *session.posargs)

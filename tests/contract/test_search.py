@@ -1,0 +1,300 @@
+"""Search finds the nearest rows of the scope, scores them as Atlas does, and hides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from support.embedder import DIMENSIONS, CountingEmbedder, vector_of
+
+from memorizz_async import (
+    AsyncMongoDBProvider,
+    InvalidEmbeddingError,
+    InvalidInputError,
+    InvalidLimitError,
+    InvalidQueryError,
+    MemoryType,
+    MongoDBConfig,
+    ScopeError,
+    StoredEmbeddingError,
+    UnknownMemoryTypeError,
+    UnsupportedOperationError,
+)
+
+KB = MemoryType.LONG_TERM_MEMORY
+
+
+def atlas_score(similarity: str, rows: Any, query: Any) -> Any:
+    """The documented formulas in float64, written out a second time."""
+    rows, query = np.asarray(rows, np.float64), np.asarray(query, np.float64)
+    if similarity == "euclidean":
+        return 1 / (1 + ((rows - query) ** 2).sum(axis=1))
+    if similarity == "dotProduct":
+        return (1 + rows @ query) / 2
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
+    return (1 + rows @ query / lengths) / 2
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dotProduct", "euclidean"])
+async def test_the_nearest_rows_come_first_with_atlas_scores(
+    config: MongoDBConfig, similarity: str
+) -> None:
+    """Ids and scores agree with numpy in float64, over more rows than one batch holds."""
+    rng = np.random.default_rng(7)
+    vectors = rng.normal(size=(3000, 64))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = vectors[17] + 0.01 * rng.normal(size=64)
+    query /= np.linalg.norm(query)
+    expected = atlas_score(similarity, vectors, query)
+    best = np.argsort(-expected)[:25]
+    async with AsyncMongoDBProvider(replace(config, similarity=similarity)) as provider:
+        ids = await provider.store_many_async(
+            [
+                {"content": str(number), "embedding": vector}
+                for number, vector in enumerate(vectors)
+            ],
+            KB,
+            memory_id="m",
+        )
+        hits = await provider.retrieve_memory_units_by_query_async(
+            query_embedding=query, memory_id="m", memory_type=KB, limit=25
+        )
+    assert [hit["_id"] for hit in hits] == [ids[number] for number in best]
+    assert np.abs([hit["score"] for hit in hits] - expected[best]).max() < 1e-5
+
+
+async def test_arrays_and_bindata_are_read_alike(
+    provider: AsyncMongoDBProvider, insert_raw: Callable[..., Any]
+) -> None:
+    """Rows as memorizz writes them, arrays of doubles, are found among ours, in the right order."""
+    query = vector_of("query")
+    vectors = [query + 0.1 * number * vector_of(f"n{number}") for number in range(1, 41)]
+    scores = atlas_score("cosine", vectors, query)
+    ours = [{"content": str(n), "embedding": v} for n, v in enumerate(vectors) if n % 2]
+    theirs = [
+        {"content": str(n), "memory_id": "m", "embedding": [float(x) for x in v]}
+        for n, v in enumerate(vectors)
+        if not n % 2
+    ]
+    await provider.store_many_async(ours, KB, memory_id="m")
+    await insert_raw("knowledge_base", *theirs)
+    hits = await provider.retrieve_memory_units_by_query_async(None, query, "m", KB, 40)
+    assert [int(hit["content"]) for hit in hits] == np.argsort(-scores).tolist()
+
+
+async def test_a_row_of_another_dimension_is_reported_and_the_others_are_found(
+    provider: AsyncMongoDBProvider, insert_raw: Callable[..., Any]
+) -> None:
+    """A row that cannot be compared is named in `.errors`; the hits beside it still come."""
+    await provider.store_async("good", KB, memory_id="m")
+    bad = {"memory_id": "m", "content": "bad"}
+    await insert_raw(
+        "knowledge_base",
+        {**bad, "_id": "short", "embedding": [1.0, 2.0, 3.0]},
+        {**bad, "_id": "text", "embedding": "not a vector"},
+        {**bad, "_id": "zeros", "embedding": [0.0] * DIMENSIONS},
+    )
+    results = await provider.batch_retrieve_async(
+        [{"key": "k", "query": "good", "memory_id": "m", "memory_type": KB}]
+    )
+    assert [hit["content"] for hit in results["k"]] == ["good"]
+    error = results.errors["k"]
+    assert isinstance(error, StoredEmbeddingError)
+    assert error.count == 3
+    assert error.rows["short"] == "3 numbers, not 8"
+    assert set(error.rows) == {"short", "text", "zeros"}
+
+
+async def test_where_no_row_can_be_compared_it_is_an_error(
+    provider: AsyncMongoDBProvider, insert_raw: Callable[..., Any]
+) -> None:
+    """Vectors that no query can meet are never an empty list."""
+    await insert_raw("knowledge_base", {"memory_id": "m", "embedding": [1.0, 2.0, 3.0]})
+    with pytest.raises(StoredEmbeddingError, match="3 numbers, not 8"):
+        await provider.retrieve_memory_units_by_query_async("q", None, "m", KB, 5)
+
+
+async def test_a_bad_row_of_another_tenant_disturbs_nobody(
+    provider: AsyncMongoDBProvider, insert_raw: Callable[..., Any]
+) -> None:
+    """Only rows of the caller's own scope are reported."""
+    await provider.store_async("good", KB, memory_id="m")
+    await insert_raw("knowledge_base", {"memory_id": "n", "embedding": [1.0]})
+    results = await provider.batch_retrieve_async(
+        [{"key": "k", "query": "good", "memory_id": "m", "memory_type": KB}]
+    )
+    assert results.errors == {}
+
+
+async def test_no_row_of_another_tenant_ever_comes_back(provider: AsyncMongoDBProvider) -> None:
+    """Over every pair of memory and user, a search returns the rows of its own and no other."""
+    memories, users = ["m", "m2", "M", None], ["u", "u2", None]
+    kind = MemoryType.CONVERSATION_MEMORY
+    for memory in memories:
+        for user in users:
+            await provider.store_many_async(
+                [f"{memory} {user} {n}" for n in range(3)], kind, memory_id=memory, user_id=user
+            )
+    for memory in memories:
+        for user in users:
+            hits = await provider.retrieve_memory_units_by_query_async(
+                "x", None, memory, kind, 100, user_id=user
+            )
+            assert {(hit["memory_id"], hit["user_id"]) for hit in hits} == {(memory, user)}
+            assert len(hits) == 3
+        whole = await provider.retrieve_memory_units_by_query_async("x", None, memory, kind, 100)
+        assert {hit["memory_id"] for hit in whole} == {memory}
+        assert len(whole) == 9
+
+
+async def test_a_row_by_id_stays_inside_its_tenant(provider: AsyncMongoDBProvider) -> None:
+    """Knowing an id is not enough to read another tenant's row."""
+    row_id = await provider.store_async("mine", KB, memory_id="m", user_id="u")
+    assert await provider.get_async(row_id, KB, memory_id="n") is None
+    assert await provider.get_async(row_id, KB, memory_id="m", user_id="v") is None
+    assert await provider.get_async(row_id, KB, user_id="u") is not None
+    with pytest.raises(ScopeError):
+        await provider.get_async(row_id, KB)
+
+
+async def test_agent_wide_rows_serve_every_user(provider: AsyncMongoDBProvider) -> None:
+    """In the knowledge base a row without a user is everybody's; in conversations it is not."""
+    for kind in (KB, MemoryType.CONVERSATION_MEMORY):
+        await provider.store_async("of nobody", kind, memory_id="m", user_id=None)
+        await provider.store_async("of another", kind, memory_id="m", user_id="v")
+    shared = await provider.retrieve_memory_units_by_query_async("x", None, "m", KB, 5, user_id="u")
+    assert [hit["content"] for hit in shared] == ["of nobody"]
+    private = await provider.retrieve_memory_units_by_query_async(
+        "x", None, "m", MemoryType.CONVERSATION_MEMORY, 5, user_id="u"
+    )
+    assert private == []
+
+
+async def test_expired_rows_do_not_come_back(provider: AsyncMongoDBProvider) -> None:
+    """A row whose time is over is gone at once, though MongoDB deletes it later."""
+    now = datetime.now(UTC)
+    gone = await provider.store_async(
+        {"content": "a", "expires_at": now - timedelta(seconds=1)}, KB, memory_id="m"
+    )
+    await provider.store_async(
+        {"content": "b", "expires_at": now + timedelta(hours=1)}, KB, memory_id="m"
+    )
+    hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB, 5)
+    assert [hit["content"] for hit in hits] == ["b"]
+    assert await provider.get_async(gone, KB, memory_id="m") is None
+
+
+async def test_a_batch_embeds_each_text_once_and_answers_under_the_keys(
+    provider: AsyncMongoDBProvider, embedder: CountingEmbedder
+) -> None:
+    """The guide's list of dicts: one answer a key, in the order of the batch."""
+    kinds = [KB, MemoryType.CONVERSATION_MEMORY, MemoryType.WORKFLOW_MEMORY]
+    for kind in kinds:
+        await provider.store_async(f"in {kind.name}", kind, memory_id="m")
+    embedder.texts.clear()
+    results = await provider.batch_retrieve_async(
+        [
+            {"key": f"k{n}", "query": "one text", "memory_id": "m", "memory_type": kind}
+            for n, kind in enumerate(kinds)
+        ]
+    )
+    assert embedder.texts == ["one text"]
+    assert list(results) == ["k0", "k1", "k2"]
+    assert [hits[0]["content"] for hits in results.values()] == [f"in {k.name}" for k in kinds]
+    assert set(results.queries_ms) == set(results)
+
+
+async def test_a_failed_query_is_an_error_or_in_errors_and_never_an_empty_list(
+    provider: AsyncMongoDBProvider, insert_raw: Callable[..., Any]
+) -> None:
+    """`raise` raises the query's own error; `partial` gives the others and says what failed."""
+    await provider.store_async("good", MemoryType.SUMMARIES, memory_id="m")
+    await insert_raw("knowledge_base", {"memory_id": "m", "embedding": [1.0, 2.0]})
+    queries = [
+        {"key": "bad", "query": "q", "memory_id": "m", "memory_type": KB},
+        {"key": "good", "query": "q", "memory_id": "m", "memory_type": "summaries"},
+    ]
+    with pytest.raises(StoredEmbeddingError) as caught:
+        await provider.batch_retrieve_async(queries)
+    assert "'bad'" in caught.value.__notes__[0]
+    results = await provider.batch_retrieve_async(queries, on_error="partial")
+    assert list(results) == ["good"]
+    assert isinstance(results.errors["bad"], StoredEmbeddingError)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"limit": 0}, InvalidLimitError),
+        ({"limit": -1}, InvalidLimitError),
+        ({"limit": 1.0}, InvalidLimitError),
+        ({"limit": True}, InvalidLimitError),
+        ({"limit": "5"}, InvalidLimitError),
+        ({"limit": 10_001}, InvalidLimitError),
+        ({"query": ""}, InvalidQueryError),
+        ({"query": " \n"}, InvalidQueryError),
+        ({"query": None}, InvalidQueryError),
+        ({"query": 7}, InvalidQueryError),
+        ({"query_embedding": [0.0] * DIMENSIONS}, InvalidEmbeddingError),
+        ({"query_embedding": [float("nan")] * DIMENSIONS}, InvalidEmbeddingError),
+        ({"query_embedding": [float("inf")] * DIMENSIONS}, InvalidEmbeddingError),
+        ({"query_embedding": [[1.0]]}, InvalidEmbeddingError),
+        ({"query_embedding": "text"}, InvalidEmbeddingError),
+        ({"memory_type": "long_memory"}, UnknownMemoryTypeError),
+        ({"memory_id": {"$ne": None}}, ScopeError),
+        ({"memory_id": ""}, ScopeError),
+        ({"user_id": ["u"]}, ScopeError),
+        ({"timeout_ms": 0}, InvalidInputError),
+    ],
+)
+async def test_bad_input_is_refused_before_anything_is_sent(
+    provider: AsyncMongoDBProvider,
+    embedder: CountingEmbedder,
+    change: dict[str, Any],
+    error: type[Exception],
+) -> None:
+    """Each bad argument has an error of ours, and the model is not even asked."""
+    arguments = {"query": "q", "memory_id": "m", "memory_type": KB, "limit": 5, **change}
+    with pytest.raises(error):
+        await provider.retrieve_memory_units_by_query_async(**arguments)
+    assert embedder.texts == []
+
+
+async def test_a_query_of_another_dimension_is_an_error(provider: AsyncMongoDBProvider) -> None:
+    """A vector that does not fit the stored rows never looks like "no memories"."""
+    await provider.store_async("a", KB, memory_id="m")
+    with pytest.raises(StoredEmbeddingError, match="8 numbers, not 3"):
+        await provider.retrieve_memory_units_by_query_async(None, [1.0, 2.0, 3.0], "m", KB, 5)
+
+
+async def test_a_configured_dimension_is_kept(config: MongoDBConfig) -> None:
+    """With `dimensions` set, another one is refused even where no row is stored yet."""
+    async with AsyncMongoDBProvider(replace(config, dimensions=DIMENSIONS)) as provider:
+        with pytest.raises(InvalidEmbeddingError, match="3 numbers, not 8"):
+            await provider.retrieve_memory_units_by_query_async(None, [1.0, 2, 3], "m", KB, 5)
+
+
+async def test_asking_for_vector_search_of_a_plain_server_is_a_clear_error(
+    config: MongoDBConfig,
+) -> None:
+    """`search_strategy="atlas"` on a database without it says so and what to do."""
+    async with AsyncMongoDBProvider(replace(config, search_strategy="atlas")) as provider:
+        with pytest.raises(UnsupportedOperationError, match="auto"):
+            await provider.retrieve_memory_units_by_query_async(None, [1.0] * 8, "m", KB, 5)
+
+
+async def test_equal_scores_come_in_the_order_they_were_written(
+    provider: AsyncMongoDBProvider,
+) -> None:
+    """Ties are broken the same way every time."""
+    await provider.store_many_async(
+        [{"content": str(n), "embedding": [1.0] * DIMENSIONS} for n in range(30)],
+        KB,
+        memory_id="m",
+    )
+    hits = await provider.retrieve_memory_units_by_query_async(None, [1.0] * DIMENSIONS, "m", KB, 7)
+    assert [hit["content"] for hit in hits] == [str(n) for n in range(7)]
