@@ -120,10 +120,10 @@ def _mapped(
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         driver = args[0]
         assert isinstance(driver, _MongoDriver)
-        deadline = kwargs.get("deadline")
-        with driver._translated(
-            method.__name__, deadline if isinstance(deadline, Deadline) else None
-        ):
+        deadline = kwargs["deadline"]
+        assert isinstance(deadline, Deadline)
+        with driver._translated(method.__name__, deadline):
+            await driver._find_server(deadline)
             return await method(*args, **kwargs)
 
     wrapper.__dict__["maps_errors"] = True
@@ -179,6 +179,7 @@ class _MongoDriver:
         cursor = None
         try:
             with self._translated(operation, deadline):
+                await self._find_server(deadline)
                 cursor = self._raw_cursor(collection, query, projection, batch_size)
             while True:
                 # Entered anew for each batch: a context must not stay open across a yield.
@@ -247,6 +248,18 @@ class _MongoDriver:
     ) -> Any:
         return self._database[collection].find_raw_batches(query, projection, batch_size=batch_size)
 
+    async def _find_server(self, deadline: Deadline) -> None:
+        """Wait for a server no longer than the selection timeout, where none is known.
+
+        Under pymongo.timeout the driver would look for one until the whole deadline is over.
+        """
+        preference = self._client.read_preference
+        if self._client.topology_description.has_readable_server(preference):
+            return
+        within = min(deadline.remaining_s("looking for a server"), self._selection_ms / 1000)
+        with pymongo.timeout(within):
+            await self._client.admin.command({"ping": 1}, read_preference=preference)
+
     @contextmanager
     def _bounded(self, operation: str, deadline: Deadline) -> Iterator[None]:
         with pymongo.timeout(deadline.remaining_s(operation)):
@@ -295,6 +308,9 @@ class _MemoryDriver(_MotorDriver):
     @_mapped
     async def command(self, command: Document, *, deadline: Deadline) -> Document:
         raise _memory_cannot(f"run the command {next(iter(command))!r}")
+
+    async def _find_server(self, deadline: Deadline) -> None:
+        """There is none to look for."""
 
     async def close(self) -> None:
         """Nothing to close: the data lives as long as the provider."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from bson import ObjectId
 
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import InvalidInputError
+from memorizz_async.errors import InvalidInputError, StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
@@ -43,6 +44,8 @@ def draft(memory: str | Mapping[str, Any]) -> Row:
             fix="pass content='…'",
         )
     _check_importance(fields.get("importance"))
+    _check_expiry(fields.get("expires_at"))
+    _check_identity(fields.get("_id"), fields.get("dedup_key"))
     return fields
 
 
@@ -52,6 +55,28 @@ def _check_importance(importance: Any) -> None:
     valid = isinstance(importance, int | float) and not isinstance(importance, bool)
     if not valid or not 0 <= importance <= 1:
         raise InvalidInputError("importance must be a number from 0 to 1", seen=repr(importance))
+
+
+def _check_expiry(expires_at: Any) -> None:
+    """What is no moment is never in the future: such a row would never be recalled."""
+    if expires_at is not None and not isinstance(expires_at, datetime):
+        raise InvalidInputError(
+            "expires_at must be a datetime", seen=f"a {type(expires_at).__name__}"
+        )
+
+
+def _check_identity(row_id: Any, dedup_key: Any) -> None:
+    if row_id is not None:
+        stored_id(row_id)
+    if dedup_key is None:
+        return
+    if not isinstance(dedup_key, str) or not dedup_key:
+        raise InvalidInputError("dedup_key must be a non-empty string", seen=repr(dedup_key))
+    if row_id is not None:
+        # Another row under this _id would be taken for this one, and this one would be lost.
+        raise InvalidInputError(
+            "A memory has both _id and dedup_key", fix="pass one: a dedup_key makes the _id"
+        )
 
 
 def new_row(
@@ -87,10 +112,9 @@ def _row_id(fields: Row, scope: Scope) -> Any:
     dedup_key = fields.get("dedup_key")
     if dedup_key is None:
         return ObjectId()
-    if not isinstance(dedup_key, str) or not dedup_key:
-        raise InvalidInputError("dedup_key must be a non-empty string", seen=repr(dedup_key))
-    parts = [repr(value) for value in scope.fields().values()]
-    digest = hashlib.sha256("\0".join([*parts, dedup_key]).encode()).digest()
+    # JSON: the same on every version of Python, and no part can be mistaken for another.
+    identity = json.dumps([*scope.fields().values(), dedup_key])
+    digest = hashlib.sha256(identity.encode()).digest()
     return ObjectId(digest[:12])
 
 
@@ -121,7 +145,16 @@ def public_row(row: Row, memory_type: str) -> Row:
     }
     shown.update({name: value for name, value in row.items() if name not in shown})
     if shown.get("embedding") is not None:
-        shown["embedding"] = stored_vector(shown["embedding"]).tolist()
+        try:
+            shown["embedding"] = stored_vector(shown["embedding"]).tolist()
+        except (TypeError, ValueError) as error:
+            raise StoredEmbeddingError(
+                "The stored embedding of a row cannot be read",
+                rows={shown["_id"]: str(error)},
+                count=1,
+                seen=f"row {shown['_id']}: {error}",
+                fix="ask without include_embedding, or embed the row again",
+            ) from error
     return shown
 
 

@@ -65,20 +65,19 @@ def _split(batch: bytes) -> Iterator[memoryview]:
 
 
 def _read_alike(rows: list[memoryview], result: ReadBatch) -> None:
-    """Read rows of one length: those shaped like the first at once, the rest likewise, in turn."""
+    """Read rows of one length: those shaped like the last at once, the rest likewise, in turn."""
     odd: list[memoryview] = []
     while len(rows) >= _FEW:
-        layout = _layout(bytes(rows[0]))
+        layout = _layout(bytes(rows[-1]))
         if layout is None:
-            odd.append(rows[0])
-            rows = rows[1:]
+            odd.append(rows.pop())  # from the end: a batch of such rows must not cost its square
             continue
         table = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
-        alike = ~((table ^ table[0]) & layout.shape_mask).any(axis=1)
+        alike = ~((table ^ table[-1]) & layout.shape_mask).any(axis=1)
         matrix = layout.vectors(table if alike.all() else table[alike])
         result.blocks.append(VectorBlock(matrix, _where(rows, alike)))
         rows = _where(rows, ~alike)
-    _read_singly(odd + rows, result)
+    _read_singly(rows + odd[::-1], result)
 
 
 def _where(rows: list[memoryview], chosen: NDArray[np.bool_]) -> list[memoryview]:
