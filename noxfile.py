@@ -14,7 +14,7 @@ import nox
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_venv = "yes"
-# pip, not uv: constraints.txt relies on pip's find-links to take a CPU build of torch from the disk.
+# pip, not uv: with find-links it takes a CPU build of torch that lies on the disk.
 nox.options.default_venv_backend = "virtualenv"
 
 CONSTRAINTS = ("-c", "constraints.txt")

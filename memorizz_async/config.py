@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "similarity": ("cosine", "dotProduct", "euclidean"),
     "search_strategy": ("auto", "atlas", "scan"),
 }
+_NOT_IN_A_NAME = frozenset('/\\. "$\0')
 _AT_LEAST_ONE = ("timeout_ms", "server_selection_timeout_ms", "max_pool_size", "dimensions")
 
 
@@ -34,16 +34,17 @@ def setting(name: str) -> str | None:
 
     The `.env` file is looked for in the working folder and its parents. An empty value is no value.
     """
-    return os.environ.get(name) or _dotenv(str(Path.cwd())).get(name) or None
+    return os.environ.get(name) or _dotenv().get(name) or None
 
 
-@lru_cache(maxsize=8)
-def _dotenv(folder: str) -> Mapping[str, str | None]:
-    from dotenv import dotenv_values  # noqa: PLC0415 - keeps the import of the package fast
-
-    for candidate in (Path(folder), *Path(folder).parents):
+def _dotenv() -> Mapping[str, str | None]:
+    """Read anew each time: only constructors ask, and the file or the folder may have changed."""
+    folder = Path.cwd()
+    for candidate in (folder, *folder.parents):
         file = candidate / ".env"
         if file.is_file():
+            from dotenv import dotenv_values  # noqa: PLC0415 - keeps the import of the package fast
+
             return dotenv_values(file)
     return {}
 
@@ -106,8 +107,23 @@ class MongoDBConfig(_Keywords, _Positional):
                 raise ConfigurationError(
                     f"The setting {name!r} must be a whole number of at least 1", seen=repr(value)
                 )
+        if self.uri is not None and not isinstance(self.uri, str):
+            raise ConfigurationError("uri must be a string", seen=f"a {type(self.uri).__name__}")
         if not isinstance(self.db_name, str) or not self.db_name:
             raise ConfigurationError("The database has no name", seen=repr(self.db_name))
+        if _NOT_IN_A_NAME & set(self.db_name):
+            raise ConfigurationError(
+                "The database has a name that MongoDB does not take",
+                seen=repr(self.db_name),
+                fix='leave out blanks and the characters / \\ . " $',
+            )
+        if not isinstance(self.collections, Mapping) or not all(
+            isinstance(name, str) and name for name in self.collections.values()
+        ):
+            raise ConfigurationError(
+                "collections must map memory types to names of collections",
+                seen=repr(self.collections),
+            )
 
     def resolved_uri(self) -> str:
         """The address in force: the argument, else `MONGODB_URI`, else `local`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from memorizz_async.enums.memory_type import memory_type_of, name_of
+from memorizz_async.enums.memory_type import MemoryType, memory_type_of, name_of
 from memorizz_async.errors import MemorizzAsyncError, StoredEmbeddingError, UnknownMemoryTypeError
 
 Hit = dict[str, Any]
@@ -39,17 +39,20 @@ class BatchResults(dict[str, Hits]):
         empty list), or rows of its scope that could not be searched (its key then has the others).
     embedding_ms: how long embedding took; 0.0 where every query brought its own.
     queries_ms: key -> how long its query took, in milliseconds; they ran at the same time.
+    types: key -> the memory type that was asked, also of queries that failed.
     """
 
     def __init__(
         self,
         hits: Mapping[str, Hits] | None = None,
         *,
+        types: Mapping[str, MemoryType] | None = None,
         errors: Mapping[str, MemorizzAsyncError] | None = None,
         embedding_ms: float = 0.0,
         queries_ms: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(hits or {})
+        self.types: dict[str, MemoryType] = dict(types or {})
         self.embedding_ms = embedding_ms
         self.errors: dict[str, MemorizzAsyncError] = dict(errors or {})
         self.queries_ms: dict[str, float] = dict(queries_ms or {})
@@ -81,6 +84,7 @@ class RecallResults(BatchResults):
     def __init__(self, batch: BatchResults, *, total_ms: float) -> None:
         super().__init__(
             batch,
+            types=batch.types,
             errors=batch.errors,
             embedding_ms=batch.embedding_ms,
             queries_ms=batch.queries_ms,
@@ -90,10 +94,11 @@ class RecallResults(BatchResults):
     def __getitem__(self, key: Any) -> Hits:
         found = self._key(key)
         if found is None:
-            failed = self.errors.get(name_of(key))
+            failed = self._named(self.errors, key)
             if failed is not None:
-                raise KeyError(f"the query of {name_of(key)} failed: {failed}")
-            raise KeyError(f"{name_of(key)} was not asked for; there are {', '.join(self)}")
+                raise KeyError(f"the query of {failed} failed: {self.errors[failed]}")
+            there = ", ".join(self) or "none"
+            raise KeyError(f"{name_of(key)} was not asked for; there are {there}")
         return super().__getitem__(found)
 
     def __contains__(self, key: object) -> bool:
@@ -105,11 +110,19 @@ class RecallResults(BatchResults):
         return default if found is None else super().__getitem__(found)
 
     def _key(self, key: object) -> str | None:
-        name = name_of(key) if isinstance(key, str | Enum) else None
-        if name is None or super().__contains__(name):
-            return name
+        return self._named(self.keys(), key)
+
+    def _named(self, names: Iterable[str], key: object) -> str | None:
+        """The name, of those given, that means the memory type of the key: the same word first."""
+        if not isinstance(key, str | Enum):
+            return None
+        known = list(names)
+        if name_of(key) in known:
+            return name_of(key)
         try:
-            store = memory_type_of(key).store
+            wanted = memory_type_of(key)
         except UnknownMemoryTypeError:
             return None
-        return next((known for known in self if memory_type_of(known).store is store), None)
+        same_type = [name for name in known if self.types[name] is wanted]
+        same_store = [name for name in known if self.types[name].store is wanted.store]
+        return next(iter(same_type + same_store), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,9 +27,14 @@ class MemorySignal:
 
     def __post_init__(self) -> None:
         weights = (self.relevance, self.recency, self.importance)
-        if self.half_life_days <= 0 or min(weights) < 0 or sum(weights) <= 0:
+        numbers = all(
+            isinstance(value, int | float) and math.isfinite(value)
+            for value in (self.half_life_days, *weights)
+        )
+        if not numbers or self.half_life_days <= 0 or min(weights) < 0 or sum(weights) <= 0:
             raise ConfigurationError(
-                "half_life_days must be above 0, no weight below 0, and one weight above 0",
+                "The weights of a MemorySignal must be numbers of at least 0, one of them above 0, "
+                "and half_life_days a number above 0",
                 seen=repr(self),
             )
 

@@ -94,7 +94,7 @@ async def test_insisting_on_the_index_makes_a_missing_one_an_error(config: Mongo
 async def test_an_index_of_memorizz_is_widened_and_keeps_its_fields(
     provider: AsyncMongoDBProvider,
 ) -> None:
-    """The `vector_index` of memorizz stays usable for it and gains the filter fields that we need."""
+    """The `vector_index` of memorizz keeps its fields and gains the filter fields that we need."""
     await provider.store_async("a", KB, memory_id="m")
     session = await provider._connection.session()
     from memorizz_async.deadline import Deadline

@@ -15,12 +15,12 @@ from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
     ConfigurationError,
-    InvalidEmbeddingError,
     InvalidInputError,
     MemorizzAsyncError,
 )
 from memorizz_async.memory_provider.mongodb import writing
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
+from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
 from memorizz_async.memory_provider.mongodb.indexes import (
     IndexReport,
     ensure_ordinary,
@@ -39,7 +39,7 @@ from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 from memorizz_async.results import BatchResults, Hits
-from memorizz_async.vectors import EmbeddingLike, Vector, checked_vector
+from memorizz_async.vectors import EmbeddingLike, Vector
 
 OnError = Literal["raise", "partial"]
 
@@ -76,7 +76,7 @@ class AsyncMongoDBProvider:
         self._search = VectorSearch(self.config)
         self._given_embedder = embedding_provider
         self._embedder: Embedder | None = None
-        self._dimensions: dict[str, int] = {}  # what each collection is known to hold
+        self._dimensions = Dimensions(self.config.dimensions)
 
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "open"
@@ -156,7 +156,7 @@ class AsyncMongoDBProvider:
         which were not), EmbeddingError.
         """
         collection = self._collections[memory_type_of(memory_type)]
-        if isinstance(memories, str | Mapping):
+        if isinstance(memories, str | Mapping) or not isinstance(memories, Iterable):
             raise InvalidInputError(
                 "memories must be several memories", fix="use store_async for one"
             )
@@ -173,7 +173,8 @@ class AsyncMongoDBProvider:
             for item, vector in zip(missing, matrix, strict=True):
                 item.vector, item.model = vector, embedder.get_model_name()
         deadline = bound or self._default_deadline()
-        await self._check_dimensions(session, collection, items, deadline)
+        vectors = [item.vector for item in items if item.vector is not None]
+        await self._dimensions.check(session.driver, collection, vectors, deadline)
         return await writing.insert(session.driver, collection, items, deadline)
 
     async def get_async(
@@ -223,8 +224,8 @@ class AsyncMongoDBProvider:
         query_embedding: shape (dimensions,). None embeds the query; with it, `query` may be None.
 
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
-        the row's own fields. Raises InvalidInputError, EmbeddingError, and StoredEmbeddingError where
-        the scope holds vectors and none can be compared with the query's.
+        the row's own fields. Raises InvalidInputError, EmbeddingError, and StoredEmbeddingError
+        where the scope holds vectors and none can be compared with the query's.
         """
         name = "query"
         results = await self.batch_retrieve_async(
@@ -269,7 +270,10 @@ class AsyncMongoDBProvider:
         session = await self._connection.session()
         started = time.perf_counter()
         vectors = await self._query_vectors(batch, bound)
-        results = BatchResults(embedding_ms=_ms_since(started) if len(vectors) > 1 else 0.0)
+        results = BatchResults(
+            types={query.key: query.memory_type for query in batch},
+            embedding_ms=_ms_since(started) if len(vectors) > 1 else 0.0,
+        )
         deadline = bound or self._default_deadline()
         outcomes = await asyncio.gather(
             *(self._run(session, query, vectors[query.text], deadline, results) for query in batch),
@@ -360,30 +364,6 @@ class AsyncMongoDBProvider:
         )
         results.queries_ms[query.key] = _ms_since(started)
         return hits
-
-    async def _check_dimensions(
-        self,
-        session: LoopSession,
-        collection: str,
-        items: Sequence[writing.Draft],
-        deadline: Deadline,
-    ) -> None:
-        """Refuse vectors of another dimension than the collection's: they could not be searched."""
-        expected = self.config.dimensions or self._dimensions.get(collection)
-        if expected is None:
-            expected = await writing.stored_dimensions(session.driver, collection, deadline)
-        for item in items:
-            assert item.vector is not None
-            expected = expected or item.vector.size
-            if item.vector.size != expected:
-                raise InvalidEmbeddingError(
-                    f"A vector has another dimension than {collection!r}; nothing was written",
-                    seen=f"{item.vector.size} numbers, not {expected}",
-                    fix="embed with the model of the stored rows, or set the dimension that is "
-                    "right in MongoDBConfig(dimensions=…)",
-                )
-        if expected is not None:
-            self._dimensions[collection] = expected
 
     def _default_deadline(self) -> Deadline:
         return Deadline.after(self.config.timeout_ms)

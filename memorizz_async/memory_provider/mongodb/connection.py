@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import ClosedError, InvalidURIError
 from memorizz_async.memory_provider.mongodb.driver import (
-    Driver,
     memory_database,
     open_driver,
     open_memory_driver,
 )
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.recall_tracker import RecallTracker
 from memorizz_async.redaction import redact_uri
 

@@ -20,8 +20,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import bson
 import pymongo
@@ -35,80 +34,33 @@ from memorizz_async.errors import (
     ClosedError,
     DatabaseError,
     DuplicateMemoryError,
+    InvalidInputError,
     InvalidURIError,
     MissingDependencyError,
     ServerUnavailableError,
     UnsupportedOperationError,
 )
+from memorizz_async.memory_provider.mongodb.protocol import (
+    Document,
+    Driver,
+    InsertOutcome,
+    Refusal,
+)
 from memorizz_async.redaction import redact_uri
 
-Document = dict[str, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_DRIVERS_OWN = (
+    driver_errors.PyMongoError,
+    bson.errors.BSONError,
+    NotImplementedError,  # mongomock
+    UnicodeError,  # what BSON cannot say
+    OverflowError,
+)
 _AUTHENTICATION_CODES = frozenset({11, 13, 18, 8000})
 _TIMEOUT_CODES = frozenset({50, 262})  # MaxTimeMSExpired, ExceededTimeLimit
 _DUPLICATE_KEY = 11000
-
-
-@dataclass(frozen=True, slots=True)
-class InsertOutcome:
-    """What became of the rows of an insert, by their position: refused ones with the reason."""
-
-    refused: Mapping[int, tuple[int, str]]
-
-
-class Driver(Protocol):
-    """What the provider asks of a database; every method maps its errors to ours."""
-
-    name: str
-    address: str
-    """Fit for messages: without credentials."""
-
-    async def find(
-        self,
-        collection: str,
-        query: Document,
-        *,
-        projection: Document | None = None,
-        limit: int = 0,
-        deadline: Deadline,
-    ) -> list[Document]: ...
-
-    async def aggregate(
-        self, collection: str, pipeline: Sequence[Document], *, deadline: Deadline
-    ) -> list[Document]: ...
-
-    def raw_batches(
-        self,
-        collection: str,
-        query: Document,
-        *,
-        projection: Document,
-        batch_size: int,
-        deadline: Deadline,
-    ) -> AsyncGenerator[bytes, None]: ...
-
-    async def insert_many(
-        self, collection: str, rows: Sequence[Document], *, deadline: Deadline
-    ) -> InsertOutcome: ...
-
-    async def update_many(
-        self, collection: str, query: Document, update: Document, *, deadline: Deadline
-    ) -> int: ...
-
-    async def create_index(
-        self,
-        collection: str,
-        keys: Sequence[tuple[str, int]],
-        *,
-        deadline: Deadline,
-        **options: Any,
-    ) -> str: ...
-
-    async def command(self, command: Document, *, deadline: Deadline) -> Document: ...
-
-    async def close(self) -> None: ...
 
 
 def _mapped(
@@ -203,8 +155,7 @@ class _MongoDriver:
             except driver_errors.BulkWriteError as error:
                 details = error.details or {}
                 refused = {
-                    entry["index"]: (entry.get("code", 0), redact_uri(str(entry.get("errmsg", ""))))
-                    for entry in details.get("writeErrors", [])
+                    entry["index"]: _refusal(entry) for entry in details.get("writeErrors", [])
                 }
                 if not refused:  # a write concern failed: nothing says that rows are missing
                     raise
@@ -269,7 +220,7 @@ class _MongoDriver:
     def _translated(self, operation: str, deadline: Deadline | None) -> Iterator[None]:
         try:
             yield
-        except (driver_errors.PyMongoError, bson.errors.BSONError, NotImplementedError) as error:
+        except _DRIVERS_OWN as error:
             raise _translate(
                 error, operation, self.address, self._selection_ms, deadline
             ) from error
@@ -368,8 +319,8 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
             AsyncIOMotorClient, address, io_loop=asyncio.get_running_loop(), **options
         )
         return _MotorDriver(await asyncio.to_thread(opened), config, shown)
-    except (driver_errors.PyMongoError, ValueError, TypeError) as error:
-        raise _bad_uri(address, error) from error
+    except (driver_errors.PyMongoError, ValueError, TypeError, OSError) as error:
+        raise _bad_uri(address, error) from None  # its words may hold a part of the password
 
 
 _shared_memory: dict[str, Any] = {}
@@ -426,23 +377,34 @@ def blocking_command(
             client.close()
 
 
+def _refusal(entry: Mapping[str, Any]) -> Refusal:
+    code = int(entry.get("code", 0))
+    # mongomock names no key: its only unique index is that of `_id`.
+    same_id = code == _DUPLICATE_KEY and entry.get("keyPattern", {"_id": 1}) == {"_id": 1}
+    # The server quotes the row's values, which are none of a log's business.
+    reason = "a row of this key is there already" if code == _DUPLICATE_KEY else ""
+    return Refusal(code, reason or redact_uri(str(entry.get("errmsg", ""))), same_id)
+
+
 def _bad_uri(address: str, error: Exception) -> InvalidURIError:
     return InvalidURIError(
         f"The address of the database cannot be read: {redact_uri(address)}",
-        seen=_without_secrets(str(error), address),
+        seen=_words_of(error, address),
         fix="use mongodb://host:port, mongodb+srv://host, local, local:///a/folder or memory://; "
         "percent-encode special characters of the user name and the password",
     )
 
 
-def _without_secrets(text: str, address: str) -> str:
-    """PyMongo quotes parts of a bad URI in its messages: mask whatever looks like its secrets."""
-    userinfo = address.partition("://")[2].rpartition("@")[0]
-    password = userinfo.partition(":")[2]
-    for secret in (userinfo, password):
-        if secret:
-            text = text.replace(secret, "***")
-    return redact_uri(text)
+def _words_of(error: Exception, address: str) -> str:
+    """The driver's words about an address, unless it misread the credentials.
+
+    It splits at the first reserved character, so that the rest of a password that should have been
+    percent-encoded is a host or a database to it, which it quotes.
+    """
+    user, _, password = address.partition("://")[2].rpartition("@")[0].partition(":")
+    if set("/?#@:[]") & set(user + password):
+        return "a user name or password with a character that must be percent-encoded"
+    return redact_uri(str(error))
 
 
 def _translate(  # noqa: PLR0911 - one return a kind of error is the table itself
@@ -484,6 +446,10 @@ def _translate(  # noqa: PLR0911 - one return a kind of error is the table itsel
             )
         case driver_errors.InvalidOperation() if "after close" in str(error).lower():
             return ClosedError(f"The provider was closed during an operation ({operation})")
+        case UnicodeError() | OverflowError():
+            return InvalidInputError(
+                f"A value cannot be sent to MongoDB ({operation})", seen=type(error).__name__
+            )
         case NotImplementedError():
             return _memory_cannot(f"do this ({operation}: {error})")
         case _:

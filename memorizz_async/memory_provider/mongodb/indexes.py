@@ -11,13 +11,13 @@ from typing import Any
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import DatabaseError, OperationTimeoutError, UnsupportedOperationError
-from memorizz_async.memory_provider.mongodb.driver import Driver
 from memorizz_async.memory_provider.mongodb.pipelines import (
     create_search_index,
     search_index_definition,
     search_indexes_pipeline,
     update_search_index,
 )
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.atlas import has_no_search
 
 log = logging.getLogger(__name__)

@@ -41,6 +41,10 @@ class Query:
 
 def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) -> list[Query]:
     """The queries, checked. Raises InvalidInputError, with a note that says which query it is."""
+    if not isinstance(queries, Iterable):
+        raise InvalidInputError(
+            "The queries must be a list of mappings", seen=f"a {type(queries).__name__}"
+        )
     checked: list[Query] = []
     for position, entry in enumerate(queries):
         try:

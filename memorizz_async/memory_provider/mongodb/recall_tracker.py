@@ -11,8 +11,8 @@ from typing import Any
 
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import MemorizzAsyncError
-from memorizz_async.memory_provider.mongodb.driver import Driver
 from memorizz_async.memory_provider.mongodb.pipelines import touch_filter, touch_update
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import bson
 from bson import ObjectId
+from bson.errors import BSONError
 
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import InvalidInputError, StoredEmbeddingError
+from memorizz_async.errors import ConfigurationError, InvalidInputError, StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
@@ -46,6 +48,7 @@ def draft(memory: str | Mapping[str, Any]) -> Row:
     _check_importance(fields.get("importance"))
     _check_expiry(fields.get("expires_at"))
     _check_identity(fields.get("_id"), fields.get("dedup_key"))
+    _check_storable(fields)
     return fields
 
 
@@ -77,6 +80,28 @@ def _check_identity(row_id: Any, dedup_key: Any) -> None:
         raise InvalidInputError(
             "A memory has both _id and dedup_key", fix="pass one: a dedup_key makes the _id"
         )
+
+
+def _check_storable(fields: Row) -> None:
+    """BSON takes not every value. Seen only while writing, it would stop a write half-way."""
+    storable = {name: value for name, value in fields.items() if name != "embedding"}
+    if _fits_bson(storable):
+        return
+    name = next((name for name, value in storable.items() if not _fits_bson({name: value})), "")
+    raise InvalidInputError(
+        f"The field {name!r} of a memory holds a value that MongoDB cannot store",
+        seen=f"a {type(storable.get(name)).__name__}",  # never the value: it is the user's
+        fix="use strings (valid Unicode), numbers of at most 64 bits, datetimes, lists, and "
+        "mappings with strings as keys",
+    )
+
+
+def _fits_bson(document: Row) -> bool:
+    try:
+        bson.encode(document)
+    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def new_row(
@@ -163,5 +188,14 @@ def collection_names(overrides: Mapping[str, str]) -> dict[MemoryType, str]:
 
     Raises UnknownMemoryTypeError for an override of a type that does not exist.
     """
-    by_store = {memory_type_of(name).store: collection for name, collection in overrides.items()}
+    by_store: dict[MemoryType, str] = {}
+    for name, collection in overrides.items():
+        store = memory_type_of(name).store
+        if by_store.setdefault(store, collection) != collection:
+            raise ConfigurationError(
+                f"{store.name} has two collections: LONG_TERM_MEMORY and KNOWLEDGE_BASE are one "
+                "store",
+                seen=f"{by_store[store]!r} and {collection!r}",
+                fix="name it once",
+            )
     return {kind: by_store.get(kind.store, kind.collection) for kind in MemoryType}

@@ -27,6 +27,14 @@ Scoped = str | None | Literal[_Unset.UNSET]
 """A string: that tenant. None: rows that have none. UNSET: no condition on this field."""
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The tenant of a call: a `memory_id`, a `user_id`, or both.
@@ -50,6 +58,8 @@ class Scope:
                     if not isinstance(value, str)
                     else "an empty string",
                 )
+            if not _is_unicode(value):
+                raise ScopeError(f"{name} is not valid Unicode", seen="half of a surrogate pair")
         if self.memory_id is UNSET and self.user_id is UNSET:
             raise ScopeError(
                 "The call names no tenant",

@@ -14,11 +14,10 @@ from memorizz_async.errors import (
     InvalidInputError,
     WriteError,
 )
-from memorizz_async.memory_provider.mongodb.driver import Driver
-from memorizz_async.memory_provider.mongodb.pipelines import any_embedded_filter, scan_projection
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, public_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
-from memorizz_async.vectors import Vector, checked_vector, stored_vector
+from memorizz_async.vectors import Vector, checked_vector
 
 _ROWS_A_WRITE = 500
 """A few milliseconds of BSON encoding on the loop between two awaits."""
@@ -48,6 +47,10 @@ def with_embedding(memory: Any, embedding: Any) -> Any:
         memory = {"content": memory}
     if not isinstance(memory, Mapping):
         return memory  # refused with the others, in the same words
+    if memory.get("embedding") is not None:
+        raise InvalidInputError(
+            "The memory has an embedding, and the argument gives another", fix="pass one of them"
+        )
     return {**memory, "embedding": embedding}
 
 
@@ -87,23 +90,6 @@ def _agreed(name: str, argument: Scoped, fields: Row) -> Scoped:
     return value
 
 
-async def stored_dimensions(driver: Driver, collection: str, deadline: Deadline) -> int | None:
-    """The dimension of a vector that the collection holds already; None where it holds none."""
-    rows = await driver.find(
-        collection,
-        any_embedded_filter(),
-        projection=scan_projection(),
-        limit=1,
-        deadline=deadline,
-    )
-    if not rows:
-        return None
-    try:
-        return int(stored_vector(rows[0]["embedding"]).size)
-    except (TypeError, ValueError):
-        return None
-
-
 async def insert(
     driver: Driver, collection: str, items: Sequence[Draft], deadline: Deadline
 ) -> list[str]:
@@ -126,11 +112,11 @@ async def insert(
                 raise
             failed.update(dict.fromkeys(range(start, len(rows)), str(error)))
             raise _write_error(rows, failed, collection, error.code) from error
-        for position, (code, reason) in outcome.refused.items():
-            if code == _DUPLICATE_KEY and rows[start + position].get("dedup_key"):
-                continue
-            failed[start + position] = reason
-            codes.add(code)
+        for position, refusal in outcome.refused.items():
+            if refusal.same_id and rows[start + position].get("dedup_key"):
+                continue  # the row that an earlier write of this key made
+            failed[start + position] = refusal.reason
+            codes.add(refusal.code)
     if not failed:
         return [public_id(row["_id"]) for row in rows]
     if len(rows) == 1 and codes == {_DUPLICATE_KEY}:

@@ -9,7 +9,7 @@ from typing import Any
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import DatabaseError, UnsupportedOperationError
-from memorizz_async.memory_provider.mongodb.driver import Driver
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search import atlas, scan
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,

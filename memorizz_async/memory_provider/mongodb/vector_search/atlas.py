@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memorizz_async.errors import DatabaseError
-from memorizz_async.memory_provider.mongodb.driver import Driver
 from memorizz_async.memory_provider.mongodb.pipelines import (
     SCORE_FIELD,
     search_indexes_pipeline,
     vector_search_pipeline,
 )
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,

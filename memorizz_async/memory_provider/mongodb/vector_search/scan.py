@@ -9,13 +9,13 @@ from contextlib import aclosing
 
 import numpy as np
 
-from memorizz_async.memory_provider.mongodb.driver import Driver
 from memorizz_async.memory_provider.mongodb.pipelines import (
     row_projection,
     rows_by_id_filter,
     scan_filter,
     scan_projection,
 )
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.raw_vectors import (
     VectorBlock,
     read_vectors,

@@ -1,0 +1,80 @@
+"""What the provider asks of a database, whichever driver is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from memorizz_async.deadline import Deadline
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the server did not take a row. `same_id`: because a row of this `_id` is there."""
+
+    code: int
+    reason: str
+    same_id: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InsertOutcome:
+    """What became of the rows of an insert: the refused ones by their position."""
+
+    refused: Mapping[int, Refusal]
+
+
+class Driver(Protocol):
+    """What the provider asks of a database; every method maps its errors to ours."""
+
+    name: str
+    address: str
+    """Fit for messages: without credentials."""
+
+    async def find(
+        self,
+        collection: str,
+        query: Document,
+        *,
+        projection: Document | None = None,
+        limit: int = 0,
+        deadline: Deadline,
+    ) -> list[Document]: ...
+
+    async def aggregate(
+        self, collection: str, pipeline: Sequence[Document], *, deadline: Deadline
+    ) -> list[Document]: ...
+
+    def raw_batches(
+        self,
+        collection: str,
+        query: Document,
+        *,
+        projection: Document,
+        batch_size: int,
+        deadline: Deadline,
+    ) -> AsyncGenerator[bytes, None]: ...
+
+    async def insert_many(
+        self, collection: str, rows: Sequence[Document], *, deadline: Deadline
+    ) -> InsertOutcome: ...
+
+    async def update_many(
+        self, collection: str, query: Document, update: Document, *, deadline: Deadline
+    ) -> int: ...
+
+    async def create_index(
+        self,
+        collection: str,
+        keys: Sequence[tuple[str, int]],
+        *,
+        deadline: Deadline,
+        **options: Any,
+    ) -> str: ...
+
+    async def command(self, command: Document, *, deadline: Deadline) -> Document: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,203 @@
+"""Every query that is sent, as plain documents: a change of any of them is seen here first."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import bson
+import pytest
+from bson import Binary, ObjectId
+
+from memorizz_async.memory_provider.mongodb import pipelines as p
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+A, B = ObjectId("0123456789abcdef01234567"), "turn-2"
+QUERY = Binary(b"\x27\x00\x00\x00\x80\x3f", 9)
+SCOPE = {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]}
+
+VECTOR_SEARCH = {
+    "$vectorSearch": {
+        "index": "vector_index",
+        "path": "embedding",
+        "queryVector": QUERY,
+        "filter": {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
+        "numCandidates": 100,
+        "limit": 5,
+    }
+}
+STILL_IN_SCOPE = {
+    "$match": {
+        "$and": [
+            {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
+            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+        ]
+    }
+}
+SCORE = {"$set": {"_memorizz_score": {"$meta": "vectorSearchScore"}}}
+DEFINITION = {
+    "fields": [
+        {"type": "vector", "path": "embedding", "numDimensions": 384, "similarity": "cosine"},
+        {"type": "filter", "path": "memory_id"},
+        {"type": "filter", "path": "user_id"},
+    ]
+}
+
+
+def search(**changes: Any) -> Any:
+    arguments: dict[str, Any] = {
+        "index": "vector_index",
+        "query_vector": QUERY,
+        "scope": SCOPE,
+        "limit": 5,
+        "now": NOW,
+        "include_embedding": False,
+    }
+    return p.vector_search_pipeline(**{**arguments, **changes})
+
+
+SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
+    (
+        p.alive,
+        lambda: p.alive(NOW),
+        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+    ),
+    (p.all_of, p.all_of, {}),
+    (p.all_of, lambda: p.all_of({}, {"a": 1}, {}), {"a": 1}),
+    (
+        p.all_of,
+        lambda: p.all_of({"$or": [1]}, {"$or": [2]}),
+        {"$and": [{"$or": [1]}, {"$or": [2]}]},
+    ),
+    (
+        p.scan_filter,
+        lambda: p.scan_filter(SCOPE, NOW),
+        {
+            "$and": [
+                {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
+                {"embedding": {"$exists": True, "$ne": None}},
+                {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+            ]
+        },
+    ),
+    (p.scan_projection, p.scan_projection, {"embedding": 1}),
+    (
+        p.rows_by_id_filter,
+        lambda: p.rows_by_id_filter([A, B], {"memory_id": "m"}, NOW),
+        {
+            "$and": [
+                {"_id": {"$in": [ObjectId("0123456789abcdef01234567"), "turn-2"]}},
+                {"memory_id": "m"},
+                {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+            ]
+        },
+    ),
+    (p.row_projection, lambda: p.row_projection(False), {"embedding": 0}),
+    (p.row_projection, lambda: p.row_projection(True), None),
+    (
+        p.vector_search_pipeline,
+        search,
+        [VECTOR_SEARCH, STILL_IN_SCOPE, SCORE, {"$unset": "embedding"}],
+    ),
+    (
+        p.vector_search_pipeline,
+        lambda: search(include_embedding=True),
+        [VECTOR_SEARCH, STILL_IN_SCOPE, SCORE],
+    ),
+    (
+        p.search_indexes_pipeline,
+        lambda: p.search_indexes_pipeline("vector_index"),
+        [{"$listSearchIndexes": {"name": "vector_index"}}],
+    ),
+    (
+        p.search_index_definition,
+        lambda: p.search_index_definition(
+            dimensions=384, similarity="cosine", filter_paths=["memory_id", "user_id"]
+        ),
+        DEFINITION,
+    ),
+    (p.touch_filter, lambda: p.touch_filter((A, B)), {"_id": {"$in": [A, B]}}),
+    (
+        p.touch_update,
+        lambda: p.touch_update(3, NOW),
+        {"$inc": {"recall_count": 3}, "$set": {"last_recalled_at": NOW}},
+    ),
+    (
+        p.any_embedded_filter,
+        p.any_embedded_filter,
+        {"embedding": {"$exists": True, "$ne": None}},
+    ),
+    (
+        p.create_search_index,
+        lambda: p.create_search_index("summaries", "vector_index", DEFINITION),
+        {
+            "createSearchIndexes": "summaries",
+            "indexes": [{"name": "vector_index", "type": "vectorSearch", "definition": DEFINITION}],
+        },
+    ),
+    (
+        p.update_search_index,
+        lambda: p.update_search_index("summaries", "vector_index", DEFINITION),
+        {"updateSearchIndex": "summaries", "name": "vector_index", "definition": DEFINITION},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [(make, expected) for _, make, expected in SNAPSHOTS],
+    ids=[f"{number}-{function.__name__}" for number, (function, _, _) in enumerate(SNAPSHOTS)],
+)
+def test_the_document_is_as_written_here(made: Callable[[], Any], expected: Any) -> None:
+    """Equal, also in the order of its keys, which counts for commands; made anew each time."""
+    document = made()
+    assert document == expected
+    if document is not None:
+        assert bson.encode({"": document}) == bson.encode({"": expected})
+        again = made()
+        assert again == document
+        assert again is not document
+
+
+def test_every_query_has_a_snapshot() -> None:
+    """A new function in the module without a document here fails this test."""
+    public = {
+        function
+        for name, function in inspect.getmembers(p, inspect.isfunction)
+        if not name.startswith("_") and function.__module__ == p.__name__
+    }
+    assert public == {function for function, _, _ in SNAPSHOTS}
+
+
+@pytest.mark.parametrize(
+    ("limit", "candidates"),
+    [(1, 100), (5, 100), (6, 120), (100, 2_000), (500, 10_000), (501, 10_000), (10_000, 10_000)],
+)
+def test_candidates_are_20_times_the_limit_within_the_bounds(limit: int, candidates: int) -> None:
+    """The documented advice, and the documented maximum; never fewer than the limit."""
+    stage = search(limit=limit)[0]["$vectorSearch"]
+    assert stage["numCandidates"] == candidates
+    assert stage["limit"] == limit
+
+
+def test_the_tenant_is_inside_the_search_and_first_in_the_pipeline() -> None:
+    """A filter after the search would leave a small tenant with nothing."""
+    pipeline = search()
+    assert next(iter(pipeline[0])) == "$vectorSearch"
+    assert pipeline[0]["$vectorSearch"]["filter"] == SCOPE
+    assert "exact" not in pipeline[0]["$vectorSearch"]
+
+
+def test_what_goes_in_is_not_changed_or_shared() -> None:
+    """Filters are copied: one caller's changes never reach another's query."""
+    scope = {"memory_id": "m"}
+    made = search(scope=scope)
+    made[0]["$vectorSearch"]["filter"]["user_id"] = "other"
+    p.all_of(scope)["user_id"] = "other"
+    projection = p.row_projection(False)
+    assert projection is not None
+    projection["content"] = 0
+    assert scope == {"memory_id": "m"}
+    assert p.row_projection(False) == {"embedding": 0}
