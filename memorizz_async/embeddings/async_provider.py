@@ -1,0 +1,270 @@
+"""`AsyncEmbeddingProvider`: an embedding model for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast, overload
+
+import numpy as np
+
+from memorizz_async.config import setting
+from memorizz_async.embeddings.backends.sentence_transformer import (
+    Precision,
+    Runtime,
+    SentenceTransformerBackend,
+)
+from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL
+from memorizz_async.embeddings.cache import VectorCache
+from memorizz_async.embeddings.engine import Engine
+from memorizz_async.embeddings.vectors import checked_text, checked_texts
+from memorizz_async.embeddings.work_queue import WorkQueue
+from memorizz_async.errors import ConfigurationError, LifecycleError
+
+if TYPE_CHECKING:
+    from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, Vector
+    from memorizz_async.embeddings.stats import EmbeddingStats
+
+_MIB = 1024 * 1024
+
+
+class AsyncEmbeddingProvider:
+    """Turns texts into vectors without blocking the event loop.
+
+    One provider can be used from any number of event loops and threads at the same time: texts that
+    come while the model is busy form the next batch, the same text is computed once, and what was
+    computed lately is remembered. Constructing one does no I/O and imports no torch; the model is
+    loaded at the first use, by `load_async()`, or on `async with`.
+
+        async with AsyncEmbeddingProvider() as provider:
+            vector = await provider.encode_async("What is machine learning?")
+
+    model_name: a sentence-transformers model or a folder with one; left out, `EMB_MODEL` from the
+        environment or `.env`, else `sentence-transformers/all-MiniLM-L6-v2`.
+    device: `cuda`, `cuda:1`, `mps` or `cpu`; left out, `EMB_DEVICE`, else the best that is there.
+    max_workers: how many batches may be computed at the same time, where the backend allows more
+        than one (HTTP, callables). A local model always computes one batch at a time, with all
+        cores: it is not safe to call from two threads, and it would not be faster.
+    backend: what computes, instead of a local model: see `memorizz_async.embeddings.backends`.
+        `model_name` and the other arguments of a local model are then left out.
+    runtime: `torch`, or sentence-transformers' `onnx` or `openvino`.
+    dtype: of the weights: `float32`, or `float16` or `bfloat16` on a GPU. Vectors are float32.
+    revision: of the model on the hub.
+    trust_remote_code: let a model from the hub run code of its own on this machine.
+    query_prompt, document_prompt: put before each text; left out, the model's own (E5, BGE and
+        Nomic models have some; MiniLM has none). "" means none.
+    dimensions: keep only so many numbers of each vector, for models that were trained for it
+        (Matryoshka).
+    normalize: bring every vector to length 1. Most models for retrieval do so themselves.
+    max_batch_size, max_batch_tokens: of one batch; tokens are estimated and count the padding. Left
+        out, what suits the device.
+    max_queue: texts that may wait; more are refused with OverloadedError, or wait for room.
+    cache_entries, cache_bytes, cache_ttl: what the cache may hold, and for how many seconds; 0
+        entries turn it off.
+    idle_seconds: a thread with nothing to do ends after so long; it is started again when needed.
+
+    Errors: InvalidQueryError for a text that is empty or no string, MissingDependencyError without
+    the extra `[gpu]`, ModelLoadError, DeviceUnavailableError, EmbeddingError where the model fails
+    or returns what cannot be used, OverloadedError, and ClosedError after `shutdown()`.
+    """
+
+    def __init__(
+        self,
+        model_name: str | None = None,
+        device: str | None = None,
+        max_workers: int | None = None,
+        *,
+        backend: Backend | None = None,
+        runtime: Runtime = "torch",
+        dtype: Precision = "float32",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        dimensions: int | None = None,
+        normalize: bool = False,
+        max_batch_size: int | None = None,
+        max_batch_tokens: int | None = None,
+        max_queue: int = 10_000,
+        cache_entries: int = 10_000,
+        cache_bytes: int = 64 * _MIB,
+        cache_ttl: float | None = None,
+        idle_seconds: float = 60.0,
+    ) -> None:
+        for name, value in {
+            "max_workers": max_workers,
+            "dimensions": dimensions,
+            "max_batch_size": max_batch_size,
+            "max_batch_tokens": max_batch_tokens,
+            "max_queue": max_queue,
+            "cache_bytes": cache_bytes,
+        }.items():
+            _check_count(name, value)
+        _check_count("cache_entries", cache_entries, at_least=0)
+        _check_seconds("cache_ttl", cache_ttl)
+        _check_seconds("idle_seconds", idle_seconds)
+        local = (model_name, device, revision, query_prompt, document_prompt)
+        if backend is None:
+            backend = SentenceTransformerBackend(
+                model_name or setting("EMB_MODEL") or DEFAULT_MODEL,
+                device=device or setting("EMB_DEVICE"),
+                runtime=runtime,
+                dtype=dtype,
+                revision=revision,
+                query_prompt=query_prompt,
+                document_prompt=document_prompt,
+                trust_remote_code=trust_remote_code,
+            )
+        elif any(value is not None for value in local) or (runtime, dtype) != ("torch", "float32"):
+            raise ConfigurationError(
+                "Model, device, runtime, dtype, revision and prompts belong to a local model",
+                seen=f"given together with the backend {backend.name!r}",
+                fix="give them to the backend",
+            )
+        self._backend = backend
+        self._device = device
+        self._dimensions = dimensions
+        self._engine = Engine(
+            backend,
+            identity=f"{backend.model_name}\n{revision}\n{dimensions}\n{normalize}",
+            queue=WorkQueue(max_batch_size, max_batch_tokens),
+            cache=VectorCache(cache_entries, cache_bytes, cache_ttl),
+            max_workers=min(max_workers or backend.workers, backend.workers),
+            max_queue=max_queue,
+            dimensions=dimensions,
+            normalize=normalize,
+            idle_seconds=idle_seconds,
+        )
+
+    @overload
+    async def encode_async(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
+        self, texts: str, *, kind: Kind = "document", wait: bool = True
+    ) -> list[float]: ...
+
+    @overload
+    async def encode_async(
+        self, texts: Sequence[str], *, kind: Kind = "document", wait: bool = True
+    ) -> list[list[float]]: ...
+
+    async def encode_async(
+        self, texts: str | Sequence[str], *, kind: Kind = "document", wait: bool = True
+    ) -> list[float] | list[list[float]]:
+        """One vector for a string, a list of vectors for a list, as lists of floats.
+
+        kind: which prompt is put before the texts, for models that tell them apart.
+        wait: where the queue is full, wait for room; False raises OverloadedError.
+        """
+        if isinstance(texts, str):
+            [vector] = await self._engine.embed([checked_text(texts)], kind, wait=wait)
+            return cast("list[float]", vector.tolist())
+        vectors = await self._engine.embed(checked_texts(texts), kind, wait=wait)
+        return [cast("list[float]", vector.tolist()) for vector in vectors]
+
+    async def encode_query_async(self, text: str, *, wait: bool = False) -> Vector:
+        """The vector of a query, shape (dimensions,), float32, read-only.
+
+        Queries go before documents. wait: where the queue is full, wait for room; by default a
+        query is refused with OverloadedError, since its caller can do something better than wait.
+        """
+        [vector] = await self._engine.embed([checked_text(text)], "query", wait=wait)
+        return vector
+
+    async def encode_documents_async(self, texts: Sequence[str], *, wait: bool = True) -> Matrix:
+        """The vectors of texts to be stored, shape (len(texts), dimensions), float32.
+
+        If one text fails the call fails; the others stay in the cache. wait: where the queue is
+        full, wait for room; False raises OverloadedError.
+        """
+        vectors = await self._engine.embed(checked_texts(texts), "document", wait=wait)
+        if not vectors:
+            return np.empty((0, self._engine.dimensions or 0), dtype=np.float32)
+        return np.stack(vectors)
+
+    async def load_async(self) -> None:
+        """Load the model now, so that the first query need not wait for it. Twice is fine.
+
+        After it `get_dimensions()` answers: a backend that does not know its dimensions (HTTP, a
+        callable) embeds one word.
+        """
+        await self._engine.load()
+        if self._engine.dimensions is None:
+            await self._engine.embed(["dimensions"], "document", wait=True)
+
+    def get_model_name(self) -> str:
+        """The name that rows carry as `embedding_model`."""
+        return self._engine.info.model_name if self._engine.info else self._backend.model_name
+
+    def get_device(self) -> str:
+        """Where the model runs; before it is loaded, what was asked for, or `auto`."""
+        if self._engine.info is not None:
+            return self._engine.info.device
+        return self._device or setting("EMB_DEVICE") or "auto"
+
+    def get_dimensions(self) -> int:
+        """The length of every vector.
+
+        Raises LifecycleError before the first use, when only the model's files know it.
+        """
+        dimensions = self._engine.dimensions or self._dimensions
+        if dimensions is None:
+            raise LifecycleError(
+                "The dimensions of the embedding model are not known before its first use",
+                seen=self.get_model_name(),
+                fix="await load_async() first (a service says it with its first vector)",
+            )
+        return dimensions
+
+    @property
+    def closed(self) -> bool:
+        """Whether `shutdown` or `close_async` was called."""
+        return self._engine.closed
+
+    def stats(self) -> EmbeddingStats:
+        """Queue depth, batch sizes, waits, hit rate, device, … as numbers."""
+        return self._engine.stats()
+
+    def shutdown(self, timeout: float = 5.0) -> None:
+        """Close: those who wait get ClosedError at once, threads end after the batch they are in.
+
+        Safe from any thread and as often as you like. Waits up to `timeout` seconds for the
+        threads, except on an event loop, which it never blocks: there use `await close_async()`
+        where the threads must be gone.
+        """
+        self._engine.shutdown(timeout)
+
+    async def close_async(self, timeout: float = 5.0) -> None:
+        """As `shutdown`, and wait up to `timeout` seconds for the threads without blocking."""
+        await self._engine.close(timeout)
+
+    async def __aenter__(self) -> Self:
+        await self.load_async()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close_async()
+
+    def __repr__(self) -> str:
+        return f"AsyncEmbeddingProvider({self.get_model_name()!r}, device={self.get_device()!r})"
+
+
+def _check_count(name: str, value: Any, *, at_least: int = 1) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ConfigurationError(
+            f"The setting {name!r} must be a whole number of at least {at_least}", seen=repr(value)
+        )
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ConfigurationError(
+            f"The setting {name!r} must be a number of seconds above 0", seen=repr(value)
+        )

@@ -1,0 +1,1 @@
+"""What computes the vectors: one module a backend, all of them behind `protocol.Backend`."""

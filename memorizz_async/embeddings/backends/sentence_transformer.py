@@ -1,0 +1,251 @@
+"""A sentence-transformers model on this machine.
+
+One thread calls the model, ever: neither its tokenizer nor torch's modules promise more, and one
+batch already uses every core. torch is imported here, in that thread, at the first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal
+
+from memorizz_async.embeddings.backends.devices import choose_device
+from memorizz_async.embeddings.backends.weights import Weights, canonical_name, find_weights
+from memorizz_async.embeddings.prompts import choose_prompts
+from memorizz_async.embeddings.protocol import (
+    Batch,
+    BatchTooLargeError,
+    Matrix,
+    ModelInfo,
+)
+from memorizz_async.errors import (
+    ConfigurationError,
+    EmbeddingError,
+    MissingDependencyError,
+    ModelLoadError,
+)
+
+logger = logging.getLogger("memorizz_async.embeddings")
+
+Runtime = Literal["torch", "onnx", "openvino"]
+Precision = Literal["float32", "float16", "bfloat16"]
+
+# Of one batch, in texts and in tokens. On a CPU, 64 paragraphs at once take an eighth longer than 32
+# and 32 (measured on 2 cores, bare model and engine alike); a GPU wants to be filled.
+_CPU_BATCH = (32, 8_192)
+_GPU_BATCH = (256, 32_768)
+_OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class SentenceTransformerBackend:
+    """A model by its name on the hub, or by its folder.
+
+    model_name: `sentence-transformers/all-MiniLM-L6-v2`, `intfloat/e5-small-v2`, `/a/folder`, …
+    device: `cuda`, `cuda:1`, `mps`, `cpu`; None takes the best one that is there.
+    runtime: what runs it: `torch`, or sentence-transformers' `onnx` or `openvino`.
+    dtype: the type of the weights; `float16` and `bfloat16` are for GPUs. Vectors are always
+        float32.
+    query_prompt, document_prompt: put before each text; None takes the model's own.
+    """
+
+    name = "sentence-transformers"
+    workers = 1
+
+    def __init__(
+        self,
+        model_name: str,
+        *,
+        device: str | None = None,
+        runtime: Runtime = "torch",
+        dtype: Precision = "float32",
+        revision: str | None = None,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if runtime not in ("torch", "onnx", "openvino"):
+            raise ConfigurationError(
+                "The runtime of the embedding model is not one that exists",
+                seen=repr(runtime),
+                fix="use torch, onnx or openvino",
+            )
+        if dtype not in ("float32", "float16", "bfloat16"):
+            raise ConfigurationError(
+                "The dtype of the embedding model is not one that exists",
+                seen=repr(dtype),
+                fix="use float32, float16 or bfloat16",
+            )
+        if dtype != "float32" and runtime != "torch":
+            raise ConfigurationError(
+                f"dtype={dtype!r} is for runtime='torch'",
+                seen=f"runtime={runtime!r}",
+                fix="leave dtype out, or export the model in that type",
+            )
+        self.model_name = canonical_name(model_name)
+        self._device = device
+        self._runtime = runtime
+        self._dtype = dtype
+        self._revision = revision
+        self._query_prompt = query_prompt
+        self._document_prompt = document_prompt
+        self._trust_remote_code = trust_remote_code
+        self._model: Any = None
+        self._torch: Any = None
+        self._max_tokens: int | None = None
+        self._truncated = 0
+
+    def open(self) -> ModelInfo:
+        """Import torch, find the weights, load them on the device."""
+        torch, sentence_transformers = _import("torch"), _import("sentence_transformers")
+        device = choose_device(torch, self._device)
+        weights = find_weights(self.model_name, self._revision)
+        try:
+            with _no_loading_bar() if weights.local_only else nullcontext():
+                model = sentence_transformers.SentenceTransformer(
+                    weights.location,
+                    device=device,
+                    backend=self._runtime,
+                    revision=None if weights.local_only else self._revision,
+                    local_files_only=weights.local_only,
+                    trust_remote_code=self._trust_remote_code,
+                )
+            if self._dtype != "float32":
+                model.to(getattr(torch, self._dtype))
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"The runtime {self._runtime!r} needs a package that is not installed",
+                seen=str(error),
+                fix=f'pip install "sentence-transformers[{self._runtime}]"',
+            ) from error
+        except Exception as error:
+            raise self._load_error(weights, device, error) from error
+        self._model, self._torch = model, torch
+        limit = getattr(model, "max_seq_length", None)
+        self._max_tokens = int(limit) if isinstance(limit, int) and limit > 0 else None
+        logger.info("Loaded %s from %s on %s.", self.model_name, weights.source, device)
+        batch_texts, batch_tokens = _CPU_BATCH if device == "cpu" else _GPU_BATCH
+        return ModelInfo(
+            batch_texts=batch_texts,
+            batch_tokens=batch_tokens,
+            model_name=self.model_name,
+            device=device,
+            dimensions=_dimensions(model),
+            prompts=choose_prompts(
+                self.model_name,
+                getattr(model, "prompts", None) or {},
+                self._query_prompt,
+                self._document_prompt,
+            ),
+            max_tokens=self._max_tokens,
+            source=weights.source,
+        )
+
+    def embed(self, batch: Batch) -> Matrix:
+        """One forward pass over all texts of the batch."""
+        texts = list(batch.texts)
+        self._count_truncated(texts, batch.prompt)
+        try:
+            vectors: Matrix = self._model.encode(
+                texts,
+                # Given also where it is empty: a model's default prompt must not come in by itself.
+                prompt=batch.prompt,
+                batch_size=len(texts),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            # What the failed pass held must be free before the halves are tried.
+            error.__traceback__ = None
+            self._free_device_memory()
+            raise BatchTooLargeError(f"out of memory at {len(texts)} texts") from error
+        return vectors
+
+    def cancel(self) -> None:
+        """A forward pass cannot be ended from outside; it takes a fraction of a second."""
+
+    def close(self) -> None:
+        """Let go of the model and of the memory that the device keeps for it."""
+        self._model = None
+        if self._torch is not None:
+            self._free_device_memory()
+
+    def counters(self) -> dict[str, int]:
+        """`truncated`: texts longer than the model reads."""
+        return {"truncated": self._truncated}
+
+    def _count_truncated(self, texts: list[str], prompt: str) -> None:
+        limit, tokenizer = self._max_tokens, getattr(self._model, "tokenizer", None)
+        if limit is None or tokenizer is None:
+            return
+        # A token is a character or more: a text of fewer characters than the limit cannot be cut.
+        long = [prompt + text for text in texts if len(prompt) + len(text) >= limit]
+        if not long:
+            return
+        counted = tokenizer(
+            long, truncation=False, padding=False, return_attention_mask=False, verbose=False
+        )
+        cut = sum(len(ids) > limit for ids in counted["input_ids"])
+        if cut and not self._truncated:
+            logger.warning(
+                "Texts longer than %d tokens are cut by %s; only their beginning is embedded. "
+                "stats().truncated counts them; this is said once.",
+                limit,
+                self.model_name,
+            )
+        self._truncated += cut
+
+    def _free_device_memory(self) -> None:
+        if self._torch.cuda.is_available():
+            self._torch.cuda.empty_cache()
+
+    def _load_error(self, weights: Weights, device: str, error: Exception) -> EmbeddingError:
+        return ModelLoadError(
+            f"The embedding model {self.model_name!r} could not be loaded",
+            seen=f"from {weights.source} on {device}: {type(error).__name__}: {error}",
+            fix="check the name, or clear a broken download from the Hugging Face cache",
+        )
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"AsyncEmbeddingProvider requires {name.replace('_', '-')} for a local model",
+            seen=str(error),
+            fix='pip install "memorizz-async[gpu]", or pass a backend of your own',
+        ) from error
+
+
+def _dimensions(model: Any) -> int | None:
+    # sentence-transformers 6 has a new name for it and warns about the old one.
+    get = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
+    value = get()
+    return int(value) if value else None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(words in str(error).lower() for words in _OOM_WORDS)
+    )
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """No bar for reading a file from the disk; a download has its own. Put back as it was."""
+    bars = importlib.import_module("transformers.utils.logging")
+    if not bars.is_progress_bar_enabled():
+        yield
+        return
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bar()

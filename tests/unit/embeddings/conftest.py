@@ -1,0 +1,32 @@
+"""No test of the embeddings leaves a thread, a task or the shared provider behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from memorizz_async.embeddings import reset_async_embedding_provider
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_left() -> Iterator[None]:
+    yield
+    reset_async_embedding_provider()
+    for thread in threading.enumerate():
+        if thread.name.startswith("memorizz-embedding"):
+            thread.join(5)
+            assert not thread.is_alive(), f"{thread.name} was left behind"
+
+
+@pytest.fixture(autouse=True)
+async def _no_complaint_of_the_loop() -> AsyncIterator[None]:
+    """What asyncio only logs (an exception nobody took, a callback that broke) fails the test."""
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    yield
+    left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert not left, f"tasks were left behind: {left}"
+    assert not complaints, complaints

