@@ -1,0 +1,1 @@
+"""The demo: real conversations in, questions asked, and where the time went."""

@@ -1,0 +1,55 @@
+"""The benchmarks run, and write the figures that others read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "memorizz_async" / "demo" / "conversation.json"
+
+
+def run(uri: str, file: Path, script: str, *arguments: str) -> dict[str, Any]:
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), *arguments, "--json", str(file)],
+        env={**os.environ, "MONGODB_URI": uri, "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "\x1b" not in ended.stdout
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return figures
+
+
+def test_recall_gives_every_ratio(mongod: Any, tmp_path: Path) -> None:
+    """Each driver and loop, the model, the heartbeat, the imports and the cache."""
+    figures = run(mongod.uri, tmp_path / "recall.json", "recall.py", "--quick")
+    assert {"pymongo, asyncio", "motor, asyncio"} <= set(figures["bare"])
+    assert {"sequential", "heartbeat", "cache", "imports"} <= set(figures)
+    assert figures["imports"]["heavy"] == []
+    for ratio in figures["ratios"]:
+        assert ratio["figure"] > 0
+        assert isinstance(ratio["reached"], bool)
+
+
+def test_locomo_gives_recall_by_mode(mongod: Any, tmp_path: Path) -> None:
+    """Recall at each cutoff, overall and by category, and latency percentiles."""
+    figures = run(
+        mongod.uri,
+        tmp_path / "locomo.json",
+        "locomo.py",
+        *("--data", str(SHIPPED), "--limit-conversations", "1"),
+    )
+    vector = figures["modes"]["vector"]
+    assert 0 < vector["recall@5"] <= vector["recall@10"] <= vector["recall@20"] <= 1
+    assert set(vector["by_category"]) == {"temporal", "open-domain", "single-hop"}
+    assert set(vector["latency_ms"]) == {"p50", "p95", "p99"}
+    assert figures["questions"] == 5
+    assert figures["left_out"] == {"adversarial": 0, "evidence": 0}
