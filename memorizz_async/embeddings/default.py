@@ -65,8 +65,9 @@ async def get_embeddings_batch_async(
 ) -> list[list[float]]:
     """The vectors of many texts, in order, with the process-wide provider.
 
-    batch_size: how many texts are handed to the engine at a time. The engine makes its own batches
-    of them, with the texts of other callers; a smaller number leaves more room to those.
+    batch_size: taken because the guide's code passes it, and checked. The engine cuts its own
+    batches, together with the texts of other callers; `AsyncEmbeddingProvider(max_batch_size=…)`
+    sets how large they may be.
     """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise InvalidInputError(

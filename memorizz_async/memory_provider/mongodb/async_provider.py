@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
+from memorizz_async.embeddings.adapters import ManagedEmbedder
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
@@ -76,6 +77,7 @@ class AsyncMongoDBProvider:
         self._search = VectorSearch(self.config)
         self._given_embedder = embedding_provider
         self._embedder: Embedder | None = None
+        self._made_embedder: ManagedEmbedder | None = None
         self._dimensions = Dimensions(self.config.dimensions)
 
     def __repr__(self) -> str:
@@ -96,7 +98,11 @@ class AsyncMongoDBProvider:
 
     async def close_async(self) -> None:
         """Write what is left in the background, close every client, give up `local`. Idempotent."""
-        await self._connection.close()
+        try:
+            await self._connection.close()
+        finally:
+            if self._made_embedder is not None:
+                await self._made_embedder.close_async()
 
     @property
     def embedder(self) -> Embedder:
@@ -106,11 +112,12 @@ class AsyncMongoDBProvider:
             from memorizz_async import embeddings  # noqa: PLC0415
 
             given = self._given_embedder
-            self._embedder = (
-                embeddings.get_async_embedding_provider()
-                if given is None
-                else embeddings.as_embedder(given)
-            )
+            if given is None:
+                self._embedder = embeddings.get_async_embedding_provider()
+            else:
+                self._embedder = made = embeddings.as_embedder(given)
+                if made is not given:  # a wrapper around what we were lent is ours to close
+                    self._made_embedder = made
         return self._embedder
 
     async def store_async(
