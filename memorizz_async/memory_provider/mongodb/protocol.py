@@ -34,6 +34,9 @@ class Driver(Protocol):
     address: str
     """Fit for messages: without credentials."""
 
+    async def connect(self, *, deadline: Deadline) -> None:
+        """Reach a server, or raise ServerUnavailableError within the selection timeout."""
+
     async def find(
         self,
         collection: str,

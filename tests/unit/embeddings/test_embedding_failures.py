@@ -210,7 +210,12 @@ async def test_a_failure_of_the_whole_service_is_not_tried_text_by_text() -> Non
 
 
 class FailsToOpen(FakeBackend):
+    """The first time, once it may."""
+
+    go = threading.Event()
+
     def open(self) -> ModelInfo:
+        assert self.go.wait(10)
         self.opened += 1
         if self.opened == 1:
             raise ModelLoadError("The weights are broken")
@@ -221,9 +226,10 @@ async def test_a_failed_load_reaches_all_who_wait_and_is_tried_again() -> None:
     """Nothing is stuck after it."""
     backend = FailsToOpen()
     provider = AsyncEmbeddingProvider(backend=backend)
-    results = await asyncio.gather(
-        *(provider.encode_query_async(f"q{i}") for i in range(5)), return_exceptions=True
-    )
+    tasks = [asyncio.create_task(provider.encode_query_async(f"q{i}")) for i in range(5)]
+    await asyncio.sleep(0)  # all of them have asked for the model by then
+    backend.go.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, ModelLoadError) for result in results)
     np.testing.assert_array_equal(await provider.encode_query_async("x"), vector_of("x"))
     await provider.close_async()

@@ -15,15 +15,15 @@ from memorizz_async.embeddings.backends.devices import available_devices, choose
 from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL, canonical_name, find_weights
 from memorizz_async.errors import DeviceUnavailableError, ModelLoadError
 
-hub = pytest.importorskip("huggingface_hub")
+constants = pytest.importorskip("huggingface_hub.constants")
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty Hugging Face cache, and a hub that nobody listens for."""
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     return tmp_path
 
 
@@ -64,7 +64,7 @@ def test_a_model_that_is_nowhere_is_an_error_at_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
 ) -> None:
     """The hub's own client would try again for half a minute."""
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     started = time.monotonic()
     with pytest.raises(ModelLoadError, match="HF_HUB_OFFLINE" if offline else "does not answer"):
         find_weights("intfloat/e5-small-v2")

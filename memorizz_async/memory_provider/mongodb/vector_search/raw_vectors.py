@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +31,26 @@ class VectorBlock:
     """Some rows of a batch: `matrix[i]` is the vector of the row whose id is `id_at(i)`."""
 
     matrix: NDArray[np.float32]
-    rows: list[memoryview]
+    rows: Sequence[memoryview]
 
     def id_at(self, position: int) -> Any:
         return bson.decode(bytes(self.rows[position]))["_id"]
+
+
+class _EqualRows(Sequence[memoryview]):
+    """The rows of a batch in which all have one length, cut out only when asked for."""
+
+    def __init__(self, batch: bytes, length: int) -> None:
+        self._view = memoryview(batch)
+        self._length = length
+
+    def __len__(self) -> int:
+        return len(self._view) // self._length
+
+    def __getitem__(self, position: Any) -> Any:
+        if not 0 <= position < len(self):
+            raise IndexError(position)
+        return self._view[position * self._length : (position + 1) * self._length]
 
 
 @dataclass
@@ -47,6 +63,9 @@ class ReadBatch:
 
 def read_vectors(batch: bytes) -> ReadBatch:
     """Read a batch of BSON documents, each with `_id` and `embedding`."""
+    whole = _read_whole(batch)
+    if whole is not None:
+        return ReadBatch([whole])
     result = ReadBatch()
     by_length: defaultdict[int, list[memoryview]] = defaultdict(list)
     for row in _split(batch):
@@ -54,6 +73,22 @@ def read_vectors(batch: bytes) -> ReadBatch:
     for rows in by_length.values():
         _read_alike(rows, result)
     return result
+
+
+def _read_whole(batch: bytes) -> VectorBlock | None:
+    """The batch as one block, where every row looks like the first: the usual case, and no loop."""
+    if len(batch) < 4:
+        return None
+    (length,) = struct.unpack_from("<i", batch)
+    if len(batch) % length or len(batch) < _FEW * length:
+        return None
+    layout = _layout(batch[:length])
+    if layout is None:
+        return None
+    table = np.frombuffer(batch, dtype=np.uint8).reshape(-1, length)
+    if not layout.fits(table).all():
+        return None
+    return VectorBlock(layout.vectors(table), _EqualRows(batch, length))
 
 
 def _split(batch: bytes) -> Iterator[memoryview]:
@@ -73,7 +108,7 @@ def _read_alike(rows: list[memoryview], result: ReadBatch) -> None:
             odd.append(rows.pop())  # from the end: a batch of such rows must not cost its square
             continue
         table = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
-        alike = ~((table ^ table[-1]) & layout.shape_mask).any(axis=1)
+        alike = layout.fits(table)
         matrix = layout.vectors(table if alike.all() else table[alike])
         result.blocks.append(VectorBlock(matrix, _where(rows, alike)))
         rows = _where(rows, ~alike)
@@ -114,35 +149,43 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where in a row the numbers of the vector are, and which bytes may differ between rows."""
+    """Where in a row the numbers of the vector are, and which bytes all such rows share."""
 
     dtype: str
     runs: tuple[_Run, ...]
-    shape_mask: NDArray[np.uint8]  # 255 where rows of this layout must equal the first, 0 in values
+    fixed: NDArray[np.intp]  # positions of the bytes outside the values of the id and the numbers
+    expected: NDArray[np.uint8]  # what stands there, the row's length included
+
+    def fits(self, table: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which rows have this layout."""
+        alike: NDArray[np.bool_] = (table[:, self.fixed] == self.expected).all(axis=1)
+        return alike
 
     def vectors(self, table: NDArray[np.uint8]) -> NDArray[np.float32]:
-        size = np.dtype(self.dtype).itemsize
-        columns = []
-        for run in self.runs:
-            strided = np.lib.stride_tricks.as_strided(
-                table[:, run.start :],
-                shape=(len(table), run.count, size),
-                strides=(table.strides[0], run.stride, 1),
-                writeable=False,
+        """The vectors of rows that have this layout: shape (rows, dimensions)."""
+        columns = [
+            np.ndarray(
+                (len(table), run.count),
+                dtype=self.dtype,
+                buffer=table,
+                offset=run.start,
+                strides=(table.shape[1], run.stride),
             )
-            packed = np.ascontiguousarray(strided).view(self.dtype)
-            columns.append(packed.reshape(len(table), run.count))
+            for run in self.runs
+        ]
         with np.errstate(over="ignore"):  # too large for float32 is infinity, which has no score
             return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
 
 
-def _mask(length: int, id_range: tuple[int, int], runs: list[_Run], size: int) -> NDArray[np.uint8]:
-    mask = np.full(length, 255, dtype=np.uint8)
-    mask[slice(*id_range)] = 0
+def _layout_of(document: bytes, id_range: tuple[int, int], dtype: str, runs: list[_Run]) -> _Layout:
+    is_fixed = np.ones(len(document), dtype=np.bool_)
+    is_fixed[slice(*id_range)] = False
+    size = np.dtype(dtype).itemsize
     for run in runs:
         starts = run.start + run.stride * np.arange(run.count)
-        mask[(starts[:, None] + np.arange(size)).ravel()] = 0
-    return mask
+        is_fixed[(starts[:, None] + np.arange(size)).ravel()] = False
+    fixed = np.flatnonzero(is_fixed)
+    return _Layout(dtype, tuple(runs), fixed, np.frombuffer(document, dtype=np.uint8)[fixed])
 
 
 def _layout(document: bytes) -> _Layout | None:
@@ -183,8 +226,7 @@ def _binary_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _L
         return None
     if end + 1 != len(document):  # something follows the vector: not what a scan projects
         return None
-    runs = [_Run(start, 4, count)]
-    return _Layout("<f4", tuple(runs), _mask(len(document), id_range, runs, 4))
+    return _layout_of(document, id_range, "<f4", [_Run(start, 4, count)])
 
 
 def _array_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _Layout | None:
@@ -209,4 +251,4 @@ def _array_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _La
         index += count
     if position != end or not runs:
         return None
-    return _Layout("<f8", tuple(runs), _mask(len(document), id_range, runs, 8))
+    return _layout_of(document, id_range, "<f8", runs)
