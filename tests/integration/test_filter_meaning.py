@@ -113,9 +113,7 @@ class Both:
             {"_id": ObjectId(), "memory_id": tenant, "embedding": [1.0] * DIMENSIONS, **row}
             for row in given_rows
         ]
-        await session.driver.insert_many(
-            "knowledge_base", written, deadline=Deadline.after(10_000)
-        )
+        await session.driver.insert_many("knowledge_base", written, deadline=Deadline.after(10_000))
         await self.standin.sync()
         found = []
         for provider in (self.scan, self.atlas):
