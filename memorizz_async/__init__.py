@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         DuplicateMemoryError,
         EmbeddingError,
         InvalidEmbeddingError,
+        InvalidFilterError,
         InvalidInputError,
         InvalidLimitError,
         InvalidQueryError,
@@ -48,7 +49,15 @@ if TYPE_CHECKING:
     )
     from memorizz_async.memory_provider.mongodb import UNSET, AsyncMongoDBProvider
     from memorizz_async.memory_unit import MemoryUnit
-    from memorizz_async.results import BatchResults, Hits, RecallResults, Timings
+    from memorizz_async.results import (
+        BatchResults,
+        Explanation,
+        FoundBy,
+        HitExplanation,
+        Hits,
+        RecallResults,
+        Timings,
+    )
     from memorizz_async.retrieval.memory_signal import MemorySignal, memory_signal
 
 __version__ = "0.1.0"
@@ -72,6 +81,7 @@ _HOMES = {
         "DuplicateMemoryError",
         "EmbeddingError",
         "InvalidEmbeddingError",
+        "InvalidFilterError",
         "InvalidInputError",
         "InvalidLimitError",
         "InvalidQueryError",
@@ -93,7 +103,15 @@ _HOMES = {
     ),
     "memorizz_async.memory_provider.mongodb": ("UNSET", "AsyncMongoDBProvider"),
     "memorizz_async.memory_unit": ("MemoryUnit",),
-    "memorizz_async.results": ("BatchResults", "Hits", "RecallResults", "Timings"),
+    "memorizz_async.results": (
+        "BatchResults",
+        "Explanation",
+        "FoundBy",
+        "HitExplanation",
+        "Hits",
+        "RecallResults",
+        "Timings",
+    ),
     "memorizz_async.retrieval.memory_signal": ("MemorySignal", "memory_signal"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -112,8 +130,12 @@ __all__ = [
     "DeviceUnavailableError",
     "DuplicateMemoryError",
     "EmbeddingError",
+    "Explanation",
+    "FoundBy",
+    "HitExplanation",
     "Hits",
     "InvalidEmbeddingError",
+    "InvalidFilterError",
     "InvalidInputError",
     "InvalidLimitError",
     "InvalidQueryError",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +18,15 @@ from memorizz_async.redaction import redact_uri
 DriverName = Literal["auto", "motor", "pymongo"]
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
 SearchStrategy = Literal["auto", "atlas", "scan"]
+Quantization = Literal["none", "scalar", "binary"]
+FilterFields = Sequence[str] | Mapping[str, Sequence[str]]
 
 DEFAULT_URI = "local"
 _CHOICES: dict[str, tuple[str, ...]] = {
     "driver": ("auto", "motor", "pymongo"),
     "similarity": ("cosine", "dotProduct", "euclidean"),
     "search_strategy": ("auto", "atlas", "scan"),
+    "quantization": ("none", "scalar", "binary"),
 }
 _NOT_IN_A_NAME = frozenset('/\\. "$\0')
 _AT_LEAST_ONE = ("timeout_ms", "server_selection_timeout_ms", "max_pool_size", "dimensions")
@@ -63,6 +66,8 @@ class _Keywords:
     vector_index_name: str = "vector_index"
     collections: Mapping[str, str] = field(default_factory=dict)
     keep_local_server: bool = False
+    quantization: Quantization = "none"
+    filter_fields: FilterFields = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ class MongoDBConfig(_Keywords, _Positional):
     vector_index_name: the name of the search indexes on Atlas.
     collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`.
     keep_local_server: for `local`: leave the mongod running after the last user closes.
+    quantization: how the search indexes of Atlas keep vectors: `scalar` and `binary` (for which
+        `dimensions` is a multiple of 8) take less memory there. `none` leaves a hand-made index as
+        it is.
+    filter_fields: more fields that a `filter` may name, dotted where nested: for every memory type,
+        as `["metadata.topic"]`, or for some, as `{"LONG_TERM_MEMORY": ["metadata.topic"]}`.
     """
 
     def __post_init__(self) -> None:
@@ -124,6 +134,11 @@ class MongoDBConfig(_Keywords, _Positional):
                 "collections must map memory types to names of collections",
                 seen=repr(self.collections),
             )
+
+        for path in _paths(self.filter_fields):
+            _check_path(path)
+        if self.dimensions is not None:
+            check_quantization(self.quantization, self.dimensions)
 
     def resolved_uri(self) -> str:
         """The address in force: the argument, else `MONGODB_URI`, else `local`."""
@@ -163,3 +178,40 @@ class MongoDBConfig(_Keywords, _Positional):
         shown["uri"] = redact_uri(self.uri) if self.uri else None
         inside = ", ".join(f"{name}={value!r}" for name, value in shown.items())
         return f"MongoDBConfig({inside})"
+
+
+def check_quantization(quantization: str, dimensions: int) -> None:
+    """Raise ConfigurationError where an index cannot keep such vectors in that way."""
+    if quantization == "binary" and dimensions % 8:
+        raise ConfigurationError(
+            'quantization="binary" needs a dimension that is a multiple of 8',
+            seen=f"{dimensions} dimensions",
+            fix='use quantization="scalar", or another model',
+        )
+
+
+def _paths(declared: Any) -> Iterator[Any]:
+    """Every path of `filter_fields`. Raises ConfigurationError for what is no list of them."""
+    lists = list(declared.values()) if isinstance(declared, Mapping) else [declared]
+    for paths in lists:
+        if isinstance(paths, str) or not isinstance(paths, Sequence):
+            raise ConfigurationError(
+                "filter_fields must be a list of paths, or map memory types to such lists",
+                seen=repr(declared),
+                fix='write ["metadata.topic"]',
+            )
+        yield from paths
+
+
+def _check_path(path: Any) -> None:
+    """What `find` and the search index both understand by a path, and alike."""
+    parts = path.split(".") if isinstance(path, str) else [""]
+    if any(
+        not part or part.isdigit() or part.startswith("$") or "\0" in part for part in parts
+    ) or parts[0] in ("embedding", "content"):
+        raise ConfigurationError(
+            "filter_fields has a path that cannot be filtered by",
+            seen=repr(path),
+            fix="name a field, dotted where it is nested, without positions in lists; not the "
+            "embedding nor the content",
+        )

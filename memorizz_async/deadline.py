@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from memorizz_async.errors import InvalidInputError, OperationTimeoutError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +43,18 @@ class Deadline:
             seen=seen,
             fix="raise timeout_ms, or ask for less",
         )
+
+
+async def within(bound: Deadline | None, embedding: Awaitable[T]) -> T:
+    """The embedding, within the deadline of the call where it has one.
+
+    Giving up here does not disturb the model: a waiter that leaves takes nobody with it.
+    """
+    if bound is None:
+        return await embedding
+    operation = "embedding"
+    try:
+        async with asyncio.timeout(bound.remaining_s(operation)):
+            return await embedding
+    except TimeoutError as error:
+        raise bound.exceeded(operation) from error

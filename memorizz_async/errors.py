@@ -9,6 +9,7 @@
     │   ├── InvalidLimitError
     │   ├── InvalidQueryError
     │   ├── InvalidEmbeddingError              wrong dimension, NaN, all zeros
+    │   ├── InvalidFilterError                 a path that is not declared, an unknown operator
     │   └── ScopeError                         neither memory_id nor user_id, or not a string
     ├── LifecycleError (RuntimeError)          the right call at the wrong time
     │   └── ClosedError
@@ -99,6 +100,10 @@ class InvalidQueryError(InvalidInputError):
 
 class InvalidEmbeddingError(InvalidInputError):
     """A vector of the wrong dimension, with NaN or infinity, or all zeros."""
+
+
+class InvalidFilterError(InvalidInputError):
+    """A filter that not every server takes: an undeclared path, another operator or value."""
 
 
 class ScopeError(InvalidInputError):

@@ -11,7 +11,8 @@ from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError
-from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider, OnError
+from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
+from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
 from memorizz_async.results import RecallResults
 from memorizz_async.retrieval.memory_signal import MemorySignal
@@ -58,6 +59,10 @@ class MemoryUnit:
         user_id: Scoped = UNSET,
         query_embedding: EmbeddingLike | None = None,
         include_embedding: bool = False,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word that callers expect
+        exact: bool = False,
+        num_candidates: int | None = None,
+        explain: bool = False,
         on_error: OnError = "raise",
         timeout_ms: int | None = None,
     ) -> RecallResults:
@@ -69,6 +74,10 @@ class MemoryUnit:
         limits: memory type -> the most hits, each 1 to 10,000. Types may be our enum, memorizz's,
             or strings. None takes the application mode's types, 5 hits each.
         query_embedding: shape (dimensions,): no embedding is computed.
+        filter: more conditions on the rows, of every type: `{"session_id": "s", "importance":
+            {"$gte": 0.5}}`; see "Filters" in the documentation of recall.
+        exact, num_candidates: how thoroughly Atlas searches; every other search is exact.
+        explain: say how each hit was found, in `.explain` by type.
         on_error: `raise`, or `partial`: what the other types found, with the failures in `.errors`.
         timeout_ms: the deadline of the whole call, embedding included.
 
@@ -91,6 +100,10 @@ class MemoryUnit:
                     "memory_type": kind,
                     "limit": limit,
                     "include_embedding": include_embedding,
+                    "filter": filter,
+                    "exact": exact,
+                    "num_candidates": num_candidates,
+                    "explain": explain,
                     "memory_id": whose,
                     "user_id": who,
                 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -13,11 +13,54 @@ from memorizz_async.errors import MemorizzAsyncError, StoredEmbeddingError, Unkn
 Hit = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class FoundBy:
+    """One way in which a hit was found. rank counts from 1; score is of that way alone."""
+
+    how: str
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True)
+class HitExplanation:
+    """How one hit came to its place: its `_id`, final rank (from 1) and score, and every way in
+    which it was found, as it was before they were put together.
+    """
+
+    id: str
+    rank: int
+    score: float
+    found_by: tuple[FoundBy, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a query was answered.
+
+    strategy: as in `Hits`; why: the reason for it; index: the search index that answered, or None.
+    exact: whether every row of the scope was compared.
+    scope, filter: what was in force; filter is `{}` where there was none, and None where it could
+        match no row, so that nobody was asked.
+    hits: in their order. steps_ms: milliseconds by step; the embedding is shared by its batch.
+    """
+
+    strategy: str
+    why: str
+    index: str | None
+    exact: bool
+    scope: Mapping[str, Any]
+    filter: Mapping[str, Any] | None
+    hits: Sequence[HitExplanation]
+    steps_ms: Mapping[str, float]
+
+
 class Hits(list[Hit]):
     """The rows that a query found, the best first.
 
-    strategy: how they were searched: `atlas` or `scan`.
+    strategy: how they were searched: `atlas` or `scan`; `none` where no row could match the filter.
     unsearchable: rows of the scope that could not be compared with the query, where there are any.
+    explain: how they were found, where the query had `explain=True`.
     """
 
     def __init__(
@@ -26,9 +69,11 @@ class Hits(list[Hit]):
         *,
         strategy: str = "",
         unsearchable: StoredEmbeddingError | None = None,
+        explain: Explanation | None = None,
     ) -> None:
         super().__init__(rows)
         self.strategy = strategy
+        self.explain = explain
         self.unsearchable = unsearchable
 
 
@@ -56,6 +101,11 @@ class BatchResults(dict[str, Hits]):
         self.embedding_ms = embedding_ms
         self.errors: dict[str, MemorizzAsyncError] = dict(errors or {})
         self.queries_ms: dict[str, float] = dict(queries_ms or {})
+
+    @property
+    def explain(self) -> dict[str, Explanation]:
+        """How each query was answered, by its key: of those that had `explain=True`."""
+        return {key: hits.explain for key, hits in self.items() if hits.explain is not None}
 
 
 @dataclass(frozen=True)

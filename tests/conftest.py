@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
+from support.standalone import standalone_mongod
 
 from memorizz_async.memory_provider.mongodb.driver import blocking_command
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
@@ -42,6 +43,13 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
         yield Mongod(uri)
     finally:
         server.release()
+
+
+@pytest.fixture(scope="session")
+def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real mongod that is no replica set: without change streams."""
+    with standalone_mongod(tmp_path_factory.mktemp("standalone")) as uri:
+        yield uri
 
 
 @pytest.fixture

@@ -1,16 +1,24 @@
-"""The same tests over every driver: a contract that each of them keeps."""
+"""The same tests over every driver and kind of server: a contract that each of them keeps.
+
+Through the stand-in for Atlas a search goes by the index, which follows writes a little later:
+`await settle()` stands between a write and a search that must see it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from atlas_standin import AtlasStandin
 from support.embedder import CountingEmbedder
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 
-BACKENDS = ("pymongo", "motor", "memory")
+BACKENDS = ("pymongo", "motor", "memory", "standalone", "atlas-pymongo", "atlas-motor")
+SEARCHED = ["LONG_TERM_MEMORY", "CONVERSATION_MEMORY", "WORKFLOW_MEMORY", "SUMMARIES"]
+
+Settle = Callable[[], Awaitable[None]]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -20,12 +28,42 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def config(backend: str, request: pytest.FixtureRequest) -> MongoDBConfig:
+def on_atlas(backend: str) -> bool:
+    """Whether searches go by an index."""
+    return backend.startswith("atlas")
+
+
+@pytest.fixture(scope="session")
+def atlas(mongod: Any) -> Iterator[AtlasStandin]:
+    """Atlas, as far as it can be here; its indexes are built at once, and follow writes late."""
+    standin = AtlasStandin(mongod.host, mongod.port, pending_s=0, building_s=0)
+    with standin.in_thread():
+        yield standin
+    assert standin.failures == []
+
+
+@pytest.fixture
+def config(backend: str, on_atlas: bool, request: pytest.FixtureRequest) -> MongoDBConfig:
     """A database of the test's own, on that driver."""
     if backend == "memory":
         return MongoDBConfig("memory://", db_name="test")
-    uri = request.getfixturevalue("mongod").uri
-    return MongoDBConfig(uri, db_name=request.getfixturevalue("db_name"), driver=backend)
+    db_name = request.getfixturevalue("db_name")
+    if backend == "standalone":
+        return MongoDBConfig(request.getfixturevalue("standalone"), db_name, driver="pymongo")
+    uri = request.getfixturevalue("atlas" if on_atlas else "mongod").uri
+    return MongoDBConfig(uri, db_name=db_name, driver=backend.removeprefix("atlas-"))
+
+
+@pytest.fixture
+def settle(on_atlas: bool, request: pytest.FixtureRequest) -> Settle:
+    """Await it after a write: the next search sees that. Nothing to wait for where it is exact."""
+    standin = request.getfixturevalue("atlas") if on_atlas else None
+
+    async def settled() -> None:
+        if standin is not None:
+            await standin.sync()
+
+    return settled
 
 
 @pytest.fixture
@@ -36,10 +74,16 @@ def embedder() -> CountingEmbedder:
 
 @pytest.fixture
 async def provider(
-    config: MongoDBConfig, embedder: CountingEmbedder
+    config: MongoDBConfig,
+    embedder: CountingEmbedder,
+    on_atlas: bool,
+    request: pytest.FixtureRequest,
 ) -> AsyncIterator[AsyncMongoDBProvider]:
-    """An open provider, closed afterwards."""
+    """An open provider, closed afterwards; with its indexes where searches need them."""
     async with AsyncMongoDBProvider(config, embedding_provider=embedder) as opened:
+        if on_atlas and "settle" in request.fixturenames:
+            await opened.ensure_indexes_async(SEARCHED)
+            embedder.texts.clear()
         yield opened
 
 

@@ -20,6 +20,8 @@ from memorizz_async import (
     OperationTimeoutError,
 )
 
+from memorizz_async.memory_provider.mongodb.filters import DEFAULT_FIELDS
+
 KB = MemoryType.LONG_TERM_MEMORY
 
 
@@ -101,7 +103,7 @@ async def test_an_index_of_memorizz_is_widened_and_keeps_its_fields(
 
     deadline = Deadline.after(20_000)
     vector = {"type": "vector", "path": "embedding", "numDimensions": 8, "similarity": "cosine"}
-    theirs = [vector, {"type": "filter", "path": "namespace"}]
+    theirs = [vector, {"type": "filter", "path": "embedded_by"}]
     await session.driver.command(
         {
             "createSearchIndexes": "knowledge_base",
@@ -119,7 +121,7 @@ async def test_an_index_of_memorizz_is_widened_and_keeps_its_fields(
         "knowledge_base", [{"$listSearchIndexes": {"name": "vector_index"}}], deadline=deadline
     )
     paths = {field["path"] for field in found[0]["latestDefinition"]["fields"]}
-    assert paths == {"embedding", "namespace", "memory_id", "user_id"}
+    assert paths == {"embedding", "embedded_by", *DEFAULT_FIELDS}
 
 
 async def test_waiting_for_an_index_ends_at_the_deadline_with_what_was_seen(

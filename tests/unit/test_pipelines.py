@@ -107,6 +107,37 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         [VECTOR_SEARCH, STILL_IN_SCOPE, SCORE],
     ),
     (
+        p.vector_search_pipeline,
+        lambda: search(
+            scope={"$and": [SCOPE, {"role": {"$type": "null"}}]},
+            search_filter={"$and": [SCOPE, {"role": {"$eq": None}}]},
+            exact=True,
+        ),
+        [
+            {
+                "$vectorSearch": {
+                    "index": "vector_index",
+                    "path": "embedding",
+                    "queryVector": QUERY,
+                    "filter": {"$and": [SCOPE, {"role": {"$eq": None}}]},
+                    "exact": True,
+                    "limit": 5,
+                }
+            },
+            {
+                "$match": {
+                    "$and": [
+                        {"$and": [SCOPE, {"role": {"$type": "null"}}]},
+                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                    ]
+                }
+            },
+            SCORE,
+            {"$unset": "embedding"},
+        ],
+    ),
+    (p.id_projection, p.id_projection, {"_id": 1}),
+    (
         p.search_indexes_pipeline,
         lambda: p.search_indexes_pipeline("vector_index"),
         [{"$listSearchIndexes": {"name": "vector_index"}}],
@@ -117,6 +148,23 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             dimensions=384, similarity="cosine", filter_paths=["memory_id", "user_id"]
         ),
         DEFINITION,
+    ),
+    (
+        p.search_index_definition,
+        lambda: p.search_index_definition(
+            dimensions=8, similarity="dotProduct", filter_paths=[], quantization="binary"
+        ),
+        {
+            "fields": [
+                {
+                    "type": "vector",
+                    "path": "embedding",
+                    "numDimensions": 8,
+                    "similarity": "dotProduct",
+                    "quantization": "binary",
+                }
+            ]
+        },
     ),
     (p.touch_filter, lambda: p.touch_filter((A, B)), {"_id": {"$in": [A, B]}}),
     (
@@ -180,6 +228,7 @@ def test_candidates_are_20_times_the_limit_within_the_bounds(limit: int, candida
     stage = search(limit=limit)[0]["$vectorSearch"]
     assert stage["numCandidates"] == candidates
     assert stage["limit"] == limit
+    assert search(num_candidates=777)[0]["$vectorSearch"]["numCandidates"] == 777
 
 
 def test_the_tenant_is_inside_the_search_and_first_in_the_pipeline() -> None:

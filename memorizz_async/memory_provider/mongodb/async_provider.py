@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from memorizz_async.config import MongoDBConfig
-from memorizz_async.deadline import Deadline
+from memorizz_async.deadline import Deadline, within
 from memorizz_async.embeddings.adapters import ManagedEmbedder
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
     ConfigurationError,
     InvalidInputError,
-    MemorizzAsyncError,
 )
 from memorizz_async.memory_provider.mongodb import writing
-from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
+from memorizz_async.memory_provider.mongodb.batch import BatchSearch, OnError
+from memorizz_async.memory_provider.mongodb.connection import Connection
 from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
+from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.indexes import (
     IndexReport,
     ensure_ordinary,
@@ -29,7 +28,7 @@ from memorizz_async.memory_provider.mongodb.indexes import (
     server_has_search,
 )
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
-from memorizz_async.memory_provider.mongodb.queries import Query, queries_of
+from memorizz_async.memory_provider.mongodb.queries import queries_of
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
     collection_names,
@@ -37,12 +36,11 @@ from memorizz_async.memory_provider.mongodb.rows import (
     stored_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
-from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
+from memorizz_async.memory_provider.mongodb.vector_search.waiting import wait_until_searchable
 from memorizz_async.results import BatchResults, Hits
-from memorizz_async.vectors import EmbeddingLike, Vector
-
-OnError = Literal["raise", "partial"]
+from memorizz_async.vectors import EmbeddingLike
 
 
 class AsyncMongoDBProvider:
@@ -74,7 +72,9 @@ class AsyncMongoDBProvider:
         self.config = config or MongoDBConfig()
         self._collections = collection_names(self.config.collections)
         self._connection = Connection(self.config)
+        self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
+        self._batches = BatchSearch(self.config, self._collections, self._search)
         self._given_embedder = embedding_provider
         self._embedder: Embedder | None = None
         self._made_embedder: ManagedEmbedder | None = None
@@ -176,7 +176,7 @@ class AsyncMongoDBProvider:
         if missing:
             texts = [str(item.fields["content"]) for item in missing]
             embedder = self.embedder
-            matrix = await _within(bound, embedder.encode_documents_async(texts))
+            matrix = await within(bound, embedder.encode_documents_async(texts))
             for item, vector in zip(missing, matrix, strict=True):
                 item.vector, item.model = vector, embedder.get_model_name()
         deadline = bound or self._default_deadline()
@@ -224,11 +224,19 @@ class AsyncMongoDBProvider:
         *,
         user_id: Scoped = UNSET,
         include_embedding: bool = False,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the word that callers expect
+        exact: bool = False,
+        num_candidates: int | None = None,
+        explain: bool = False,
         timeout_ms: int | None = None,
     ) -> Hits:
         """The memories of one type that are most similar to a query, the best first.
 
         query_embedding: shape (dimensions,). None embeds the query; with it, `query` may be None.
+        filter: more conditions, inside the tenant's: `{"role": "user", "importance": {"$gt": 0}}`.
+        exact, num_candidates: on Atlas, compare every row of the scope, or how many the index looks
+            at (20 times the limit); every other search is exact.
+        explain: say in the hits' `explain` how each was found.
 
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
         the row's own fields. Raises InvalidInputError, EmbeddingError, and StoredEmbeddingError
@@ -246,6 +254,10 @@ class AsyncMongoDBProvider:
                     "memory_type": memory_type,
                     "limit": limit,
                     "include_embedding": include_embedding,
+                    "filter": filter,
+                    "exact": exact,
+                    "num_candidates": num_candidates,
+                    "explain": explain,
                 }
             ],
             timeout_ms=timeout_ms,
@@ -263,7 +275,7 @@ class AsyncMongoDBProvider:
 
         queries: mappings with `key` (unique), `memory_type`, `memory_id` and/or `user_id`,
             `embedding` (or `query`, to be embedded; each distinct text once), and where wanted
-            `limit` (5) and `include_embedding` (False).
+            `limit` (5), `include_embedding`, `filter`, `exact`, `num_candidates` and `explain`.
         on_error: with "raise" the error of the first query that failed, in the order given, once
             all have ended; with "partial" the hits of the others, and the failures in `.errors`.
 
@@ -272,47 +284,39 @@ class AsyncMongoDBProvider:
         """
         if on_error not in ("raise", "partial"):
             raise InvalidInputError("on_error must be 'raise' or 'partial'", seen=repr(on_error))
-        batch = queries_of(queries, dimensions=self.config.dimensions)
+        batch = queries_of(
+            queries, dimensions=self.config.dimensions, filter_fields=self._filter_fields
+        )
         bound = _bound(timeout_ms)
         session = await self._connection.session()
-        started = time.perf_counter()
-        vectors = await self._query_vectors(batch, bound)
-        results = BatchResults(
-            types={query.key: query.memory_type for query in batch},
-            embedding_ms=_ms_since(started) if len(vectors) > 1 else 0.0,
+        return await self._batches.run(
+            session, batch, lambda: self.embedder, on_error=on_error, bound=bound
         )
-        deadline = bound or self._default_deadline()
-        outcomes = await asyncio.gather(
-            *(self._run(session, query, vectors[query.text], deadline, results) for query in batch),
-            return_exceptions=True,
-        )
-        for query, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, MemorizzAsyncError) and on_error == "partial":
-                results.errors[query.key] = outcome
-            elif isinstance(outcome, BaseException):
-                outcome.add_note(f"in the query {query.key!r}")
-                raise outcome
-            else:
-                results[query.key] = outcome
-                if outcome.unsearchable is not None:
-                    results.errors[query.key] = outcome.unsearchable
-        return results
 
     async def ensure_indexes_async(
-        self, memory_types: Iterable[Any] | None = None, *, timeout_ms: int | None = None
+        self,
+        memory_types: Iterable[Any] | None = None,
+        *,
+        progress: Callable[[IndexProgress], None] | None = None,
+        timeout_ms: int | None = None,
     ) -> IndexReport:
         """Create every index that is missing, and wait until the search indexes answer.
 
-        memory_types: None means all. Without `MongoDBConfig(dimensions=…)` a server with vector
-        search is asked for indexes of the embedder's dimension, which loads its model. Safe to run
-        again, and from several programs. Raises OperationTimeoutError, which says how far it got.
+        memory_types: None means all. progress: called with how each search index stands, whenever
+            that changes. Safe to run again, and from several programs.
+
+        Without `MongoDBConfig(dimensions=…)` a server with vector search is asked for indexes of
+        the embedder's dimension, which loads its model. Raises OperationTimeoutError, which says
+        how far it got, and DatabaseError where a build fails or the cluster has no room.
         """
-        kinds = list(MemoryType) if memory_types is None else map(memory_type_of, memory_types)
-        collections = list(dict.fromkeys(self._collections[kind] for kind in kinds))
+        kinds = (
+            list(MemoryType) if memory_types is None else list(map(memory_type_of, memory_types))
+        )
+        fields = {self._collections[kind]: self._filter_fields[kind] for kind in kinds}
         deadline = _bound(timeout_ms) or self._default_deadline()
         session = await self._connection.session()
-        report = IndexReport(await ensure_ordinary(session.driver, collections, deadline))
-        if not await server_has_search(session.driver, collections[0], deadline):
+        report = IndexReport(await ensure_ordinary(session.driver, list(fields), deadline))
+        if not await server_has_search(session.driver, next(iter(fields)), deadline):
             return report
         dimensions = self.config.dimensions
         if dimensions is None:
@@ -321,79 +325,43 @@ class AsyncMongoDBProvider:
             deadline = _bound(timeout_ms) or self._default_deadline()
         report.search = await ensure_search(
             session.driver,
-            collections,
+            fields,
             config=self.config,
             dimensions=dimensions,
             deadline=deadline,
+            progress=progress,
         )
         self._search.forget()
         return report
 
-    async def _query_vectors(
-        self, batch: Sequence[Query], bound: Deadline | None
-    ) -> dict[str | None, Vector | None]:
-        """The vector of each distinct text; None stands for queries that brought their own."""
-        texts = list(dict.fromkeys(query.text for query in batch if query.text is not None))
-        embedder = self.embedder if texts else None
-        found = await asyncio.gather(
-            *(_within(bound, embedder.encode_query_async(text)) for text in texts if embedder)
-        )
-        return {None: None, **dict(zip(texts, found, strict=True))}
-
-    async def _run(
+    async def wait_until_searchable_async(
         self,
-        session: LoopSession,
-        query: Query,
-        embedded: Vector | None,
-        deadline: Deadline,
-        results: BatchResults,
-    ) -> Hits:
-        vector = query.vector if embedded is None else embedded
-        assert vector is not None
-        started = time.perf_counter()
-        collection = self._collections[query.memory_type]
-        request = SearchRequest(
-            collection=collection,
-            scope=query.scope.filter(query.memory_type),
-            vector=vector,
-            limit=query.limit,
-            similarity=self.config.similarity,
-            include_embedding=query.include_embedding,
-            now=datetime.now(UTC),
-            deadline=deadline,
-        )
-        answer = await self._search.search(session.driver, request)
-        session.tracker.note(collection, (row["_id"] for row, _ in answer.rows))
-        hits = Hits(
-            ({**public_row(row, query.type_name), "score": score} for row, score in answer.rows),
-            strategy=answer.strategy,
-            unsearchable=answer.unsearchable,
-        )
-        results.queries_ms[query.key] = _ms_since(started)
-        return hits
+        ids: Iterable[Any],
+        memory_type: Any,
+        *,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> None:
+        """Wait until a search can find rows that were just written, by their ids.
+
+        A search index follows the database by about a second; where searches are exact there is
+        nothing to wait for, and this returns at once. Raises OperationTimeoutError, which names the
+        rows that are not found yet, and InvalidInputError for ids that the scope does not hold.
+        """
+        kind = memory_type_of(memory_type)
+        scope = Scope(memory_id, user_id).filter(kind)
+        wanted = [stored_id(row_id) for row_id in ids]
+        deadline = _bound(timeout_ms) or self._default_deadline()
+        session = await self._connection.session()
+        await wait_until_searchable(
+            session.driver, self._search, self._collections[kind], wanted, scope,
+            similarity=self.config.similarity, deadline=deadline,
+        )  # fmt: skip
 
     def _default_deadline(self) -> Deadline:
         return Deadline.after(self.config.timeout_ms)
 
 
-def _ms_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000
-
-
 def _bound(timeout_ms: int | None) -> Deadline | None:
     return None if timeout_ms is None else Deadline.after(timeout_ms)
-
-
-async def _within(bound: Deadline | None, embedding: Any) -> Any:
-    """The embedding, within the deadline of the call where it has one.
-
-    Giving up here does not disturb the model: a waiter that leaves takes nobody with it.
-    """
-    if bound is None:
-        return await embedding
-    operation = "embedding"
-    try:
-        async with asyncio.timeout(bound.remaining_s(operation)):
-            return await embedding
-    except TimeoutError as error:
-        raise bound.exceeded(operation) from error

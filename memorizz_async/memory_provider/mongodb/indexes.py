@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from memorizz_async.config import MongoDBConfig
+from memorizz_async.config import MongoDBConfig, check_quantization
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import DatabaseError, OperationTimeoutError, UnsupportedOperationError
-from memorizz_async.memory_provider.mongodb.pipelines import (
-    create_search_index,
-    search_index_definition,
-    search_indexes_pipeline,
-    update_search_index,
-)
+from memorizz_async.errors import DatabaseError, UnsupportedOperationError
+from memorizz_async.memory_provider.mongodb.pipelines import search_index_definition
 from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.search_index import IndexProgress, SearchIndex
 from memorizz_async.memory_provider.mongodb.vector_search.atlas import has_no_search
-
-log = logging.getLogger(__name__)
-
-FILTER_PATHS = ("memory_id", "user_id")
-_POLL_S = 0.5
+from memorizz_async.memory_provider.mongodb.vector_search.index_state import look
 
 
 @dataclass
@@ -60,7 +50,7 @@ async def _ordinary(driver: Driver, collection: str, deadline: Deadline) -> list
 async def server_has_search(driver: Driver, collection: str, deadline: Deadline) -> bool:
     """Whether this server knows search indexes. Raises DatabaseError where it fails otherwise."""
     try:
-        await driver.aggregate(collection, search_indexes_pipeline("any"), deadline=deadline)
+        await look(driver, collection, "any", deadline)
     except DatabaseError as error:
         if has_no_search(error) or isinstance(error, UnsupportedOperationError):
             return False
@@ -70,83 +60,44 @@ async def server_has_search(driver: Driver, collection: str, deadline: Deadline)
 
 async def ensure_search(
     driver: Driver,
-    collections: Sequence[str],
+    filter_fields: Mapping[str, Sequence[str]],
     *,
     config: MongoDBConfig,
     dimensions: int,
     deadline: Deadline,
+    progress: Callable[[IndexProgress], None] | None = None,
 ) -> dict[str, str]:
     """Create or widen the search index of each collection, and wait until it answers.
 
+    filter_fields: collection -> the paths that a filter may name.
+
     An index that exists (memorizz's too) keeps its fields and gains those that are missing. Raises
-    OperationTimeoutError, which says what was seen last, where one is not ready in time.
+    OperationTimeoutError, which says what was seen last, where one is not ready in time;
+    DatabaseError where a build failed or the cluster takes no more indexes; ConfigurationError.
     """
-    definition = search_index_definition(
-        dimensions=dimensions, similarity=config.similarity, filter_paths=FILTER_PATHS
-    )
-    name = config.vector_index_name
-    done = await asyncio.gather(
-        *(_search(driver, collection, name, definition, deadline) for collection in collections)
-    )
-    return dict(zip(collections, done, strict=True))
-
-
-async def _search(
-    driver: Driver, collection: str, name: str, definition: Mapping[str, Any], deadline: Deadline
-) -> str:
-    existing = await driver.aggregate(collection, search_indexes_pipeline(name), deadline=deadline)
-    if not existing:
-        await driver.command(create_search_index(collection, name, definition), deadline=deadline)
-        outcome = "created"
-    else:
-        definition = _widened(existing[0].get("latestDefinition", {}), definition)
-        if definition == existing[0].get("latestDefinition"):
-            outcome = "present"
-        else:
-            await driver.command(
-                update_search_index(collection, name, definition), deadline=deadline
-            )
-            outcome = "updated"
-    await _until_ready(driver, collection, name, definition, deadline)
-    return outcome
-
-
-def _widened(existing: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The existing definition with our vector field in place of its own, and our filter fields."""
-    paths = {entry["path"] for entry in wanted["fields"]}
-    present = {entry.get("path"): entry for entry in existing.get("fields", [])}
-    kept = [entry for path, entry in present.items() if path not in paths]
-    ours = [
-        # What the user tuned on the same field (quantization, hnswOptions) stays.
-        {**present[entry["path"]], **entry} if entry["path"] in present else entry
-        for entry in wanted["fields"]
+    check_quantization(config.quantization, dimensions)
+    report = progress or (lambda _: None)
+    tasks = [
+        asyncio.create_task(
+            SearchIndex(
+                driver,
+                collection,
+                config.vector_index_name,
+                search_index_definition(
+                    dimensions=dimensions,
+                    similarity=config.similarity,
+                    filter_paths=paths,
+                    quantization=config.quantization,
+                ),
+                report,
+            ).ensure(deadline)
+        )
+        for collection, paths in filter_fields.items()
     ]
-    if all(present.get(entry["path"]) == entry for entry in ours):
-        return dict(existing)
-    return {**existing, "fields": [*ours, *kept]}
-
-
-async def _until_ready(
-    driver: Driver, collection: str, name: str, definition: Mapping[str, Any], deadline: Deadline
-) -> None:
-    """Wait until the index is queryable AND READY AND of this definition: while an index is being
-    rebuilt it stays queryable with its old definition.
-    """
-    operation = f"building the search index {name!r} of {collection!r}"
-    seen = "nothing yet"
-    while True:
-        try:
-            found = await driver.aggregate(
-                collection, search_indexes_pipeline(name), deadline=deadline
-            )
-            if found:
-                status, queryable = found[0].get("status"), found[0].get("queryable")
-                seen = f"status {status}, queryable {queryable}"
-                current = found[0].get("latestDefinition") == definition
-                if current and queryable and status == "READY":
-                    return
-            log.info("%s: %s", operation, seen)
-            deadline.remaining_s(operation)
-        except OperationTimeoutError as error:
-            raise deadline.exceeded(operation, seen) from error
-        await asyncio.sleep(_POLL_S)
+    try:
+        done = await asyncio.gather(*tasks)
+    finally:  # where one failed there is nothing to wait for: the others go on being built anyway
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return dict(zip(filter_fields, done, strict=True))

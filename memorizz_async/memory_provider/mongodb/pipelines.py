@@ -58,20 +58,27 @@ def vector_search_pipeline(
     limit: int,
     now: datetime,
     include_embedding: bool,
+    search_filter: Mapping[str, Any] | None = None,
+    exact: bool = False,
+    num_candidates: int | None = None,
 ) -> list[Document]:
     """`$vectorSearch` with the tenant inside its filter, then what it cannot check itself.
 
-    `numCandidates` is 20 times the limit, the documented advice, within the documented bounds.
-    Expiry is matched afterwards: inside the filter a missing `expires_at` would not match null.
+    search_filter: what stands in the stage; the scope where it is left out. The two differ where
+        `find` and `$vectorSearch` need different words for one meaning.
+    `numCandidates` is 20 times the limit, the documented advice, within the documented bounds; an
+    exact search has none. Expiry is matched afterwards: inside the filter a missing `expires_at`
+    would not match null.
     """
+    candidates = num_candidates or min(MAX_CANDIDATES, max(100, 20 * limit))
     pipeline: list[Document] = [
         {
             "$vectorSearch": {
                 "index": index,
                 "path": "embedding",
                 "queryVector": query_vector,
-                "filter": dict(scope),
-                "numCandidates": min(MAX_CANDIDATES, max(100, 20 * limit)),
+                "filter": dict(scope if search_filter is None else search_filter),
+                **({"exact": True} if exact else {"numCandidates": candidates}),
                 "limit": limit,
             }
         },
@@ -84,15 +91,21 @@ def vector_search_pipeline(
     return pipeline
 
 
+def id_projection() -> Document:
+    """Nothing of a row but its `_id`."""
+    return {"_id": 1}
+
+
 def search_indexes_pipeline(name: str) -> list[Document]:
     """The search index of a collection by its name."""
     return [{"$listSearchIndexes": {"name": name}}]
 
 
 def search_index_definition(
-    *, dimensions: int, similarity: str, filter_paths: Sequence[str]
+    *, dimensions: int, similarity: str, filter_paths: Sequence[str], quantization: str = "none"
 ) -> Document:
     """A `vectorSearch` index over `embedding` with the fields that a filter may name."""
+    quantized = {} if quantization == "none" else {"quantization": quantization}
     return {
         "fields": [
             {
@@ -100,6 +113,7 @@ def search_index_definition(
                 "path": "embedding",
                 "numDimensions": dimensions,
                 "similarity": similarity,
+                **quantized,
             },
             *({"type": "filter", "path": path} for path in filter_paths),
         ]

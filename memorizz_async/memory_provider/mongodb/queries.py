@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb.filters import (
+    DEFAULT_FIELDS,
+    EVERY_ROW,
+    Condition,
+    parse_filter,
+)
+from memorizz_async.memory_provider.mongodb.pipelines import MAX_CANDIDATES
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope
 from memorizz_async.validation import checked_limit, checked_query
 from memorizz_async.vectors import Vector, checked_vector
@@ -22,6 +29,10 @@ _KNOWN = (
     "memory_type",
     "limit",
     "include_embedding",
+    "filter",
+    "exact",
+    "num_candidates",
+    "explain",
 )
 
 
@@ -37,10 +48,22 @@ class Query:
     type_name: str
     limit: int
     include_embedding: bool
+    filter: Condition = EVERY_ROW
+    exact: bool = False
+    num_candidates: int | None = None
+    explain: bool = False
 
 
-def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) -> list[Query]:
-    """The queries, checked. Raises InvalidInputError, with a note that says which query it is."""
+def queries_of(
+    queries: Iterable[Mapping[str, Any]],
+    *,
+    dimensions: int | None,
+    filter_fields: Mapping[MemoryType, Sequence[str]] | None = None,
+) -> list[Query]:
+    """The queries, checked. Raises InvalidInputError, with a note that says which query it is.
+
+    filter_fields: what a filter may name, by memory type; None is `DEFAULT_FIELDS` for all.
+    """
     if not isinstance(queries, Iterable):
         raise InvalidInputError(
             "The queries must be a list of mappings", seen=f"a {type(queries).__name__}"
@@ -48,7 +71,7 @@ def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) 
     checked: list[Query] = []
     for position, entry in enumerate(queries):
         try:
-            checked.append(_query(entry, dimensions))
+            checked.append(_query(entry, dimensions, filter_fields or {}))
         except InvalidInputError as error:
             error.add_note(f"in query {position} of the batch; nothing was sent")
             raise
@@ -61,7 +84,11 @@ def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) 
     return checked
 
 
-def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
+def _query(
+    entry: Mapping[str, Any],
+    dimensions: int | None,
+    filter_fields: Mapping[MemoryType, Sequence[str]],
+) -> Query:
     if not isinstance(entry, Mapping):
         raise InvalidInputError("A query must be a mapping", seen=f"a {type(entry).__name__}")
     unknown = sorted(set(entry) - set(_KNOWN), key=str)
@@ -78,6 +105,8 @@ def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
         text = checked_query(text)
     if "memory_type" not in entry:
         raise InvalidInputError(f"The query {key!r} names no memory_type")
+    memory_type = memory_type_of(entry["memory_type"])
+    limit = checked_limit(entry.get("limit", 5))
     return Query(
         key=key,
         text=text if embedding is None else None,
@@ -85,8 +114,32 @@ def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
         if embedding is None
         else checked_vector(embedding, name="The query's embedding", dimensions=dimensions),
         scope=Scope(entry.get("memory_id", UNSET), entry.get("user_id", UNSET)),
-        memory_type=memory_type_of(entry["memory_type"]),
+        memory_type=memory_type,
         type_name=name_of(entry["memory_type"]),
-        limit=checked_limit(entry.get("limit", 5)),
+        limit=limit,
         include_embedding=bool(entry.get("include_embedding", False)),
+        filter=parse_filter(entry.get("filter"), filter_fields.get(memory_type, DEFAULT_FIELDS)),
+        exact=bool(entry.get("exact", False)),
+        num_candidates=_candidates(entry.get("num_candidates"), limit, entry.get("exact")),
+        explain=bool(entry.get("explain", False)),
     )
+
+
+def _candidates(given: Any, limit: int, exact: Any) -> int | None:
+    if given is None:
+        return None
+    if exact:
+        raise InvalidInputError(
+            "A query has exact and num_candidates",
+            fix="pass one: an exact search has no candidates",
+        )
+    if (
+        not isinstance(given, int)
+        or isinstance(given, bool)
+        or not limit <= given <= MAX_CANDIDATES
+    ):
+        raise InvalidInputError(
+            f"num_candidates must be a whole number from the limit to {MAX_CANDIDATES}",
+            seen=f"{given!r} with a limit of {limit}",
+        )
+    return given

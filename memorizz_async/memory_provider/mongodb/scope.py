@@ -27,7 +27,8 @@ Scoped = str | None | Literal[_Unset.UNSET]
 """A string: that tenant. None: rows that have none. UNSET: no condition on this field."""
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether BSON can hold the text: half of a surrogate pair it cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -58,7 +59,7 @@ class Scope:
                     if not isinstance(value, str)
                     else "an empty string",
                 )
-            if not _is_unicode(value):
+            if not is_unicode(value):
                 raise ScopeError(f"{name} is not valid Unicode", seen="half of a surrogate pair")
         if self.memory_id is UNSET and self.user_id is UNSET:
             raise ScopeError(

@@ -9,11 +9,14 @@ from typing import Any
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import DatabaseError, UnsupportedOperationError
+from memorizz_async.memory_provider.mongodb.filters import paths_of
+from memorizz_async.memory_provider.mongodb.pipelines import id_projection, scan_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
-from memorizz_async.memory_provider.mongodb.vector_search import atlas, scan
+from memorizz_async.memory_provider.mongodb.vector_search import atlas, index_state, scan
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
+    step,
 )
 
 log = logging.getLogger(__name__)
@@ -22,6 +25,9 @@ _Need = tuple[str, int, frozenset[str]]  # a collection, a dimension, the fields
 
 _ASK_AGAIN_S = 30.0
 """How long an index that could not serve is left alone before it is looked at again."""
+_BELIEVE_S = 300.0
+"""How long an index that could serve is believed in, where its answers give no reason to doubt: it
+may have been given another similarity meanwhile, which no answer shows."""
 
 
 class VectorSearch:
@@ -30,56 +36,133 @@ class VectorSearch:
     With `search_strategy="auto"` an index that is missing, still being built or short of a filter
     field leads to the exact scan, slower and right, with one line in the log; with "atlas" it is an
     error. "scan" never asks.
+
+    An index is looked at before it is first used, and again when it gives reason to: an error about
+    the index, or an empty answer for a scope that has rows. On Atlas an index that was dropped
+    answers with no rows and no error, and that must never look like "no memories".
     """
 
     def __init__(self, config: MongoDBConfig) -> None:
         self._strategy = config.search_strategy
-        self._index = config.vector_index_name
-        self._server_has_search: bool | None = False if self._strategy == "scan" else None
-        self._usable: set[_Need] = set()
-        self._look_again: dict[_Need, float] = {}
+        self.index_name = config.vector_index_name
+        self._no_search: str | None = (
+            "search_strategy is 'scan'" if self._strategy == "scan" else None
+        )
+        self._usable_until: dict[_Need, float] = {}
+        self._left_alone: dict[_Need, tuple[float, str]] = {}
+        self._said: set[str] = set()
 
     async def search(self, driver: Driver, request: SearchRequest) -> SearchAnswer:
         """The best rows of the scope. Raises DatabaseError and StoredEmbeddingError."""
-        if await self._can_use_index(driver, request):
-            return await atlas.search(driver, request, self._index)
+        with step(request.trace, "choice of the strategy"):
+            why_not = await self.why_not_the_index(driver, request)
+        if why_not is None:
+            answer = await self._by_index(driver, request)
+            if isinstance(answer, SearchAnswer):
+                _note(request, f"{self.index_name!r} serves it", self.index_name)
+                return answer
+            why_not = answer
+        _note(request, why_not, None)
         return await scan.search(driver, request)
 
     def forget(self) -> None:
         """Look at the indexes anew on the next search: they have just been changed."""
-        self._usable.clear()
-        self._look_again.clear()
+        self._usable_until.clear()
+        self._left_alone.clear()
+        self._said.clear()
 
-    async def _can_use_index(self, driver: Driver, request: SearchRequest) -> bool:
-        need = (request.collection, request.vector.size, frozenset(_paths(request.scope)))
-        if self._server_has_search is False:
-            return False
-        if need in self._usable:
-            return True
-        if time.monotonic() < self._look_again.get(need, 0.0):
-            return False
+    async def why_not_the_index(self, driver: Driver, request: SearchRequest) -> str | None:
+        """Why the index cannot serve the request; None where it can.
+
+        Raises DatabaseError where the server fails, and with "atlas" where the index cannot serve.
+        """
+        if self._no_search is not None:
+            return self._no_search
+        need, now = _need(request), time.monotonic()
+        if now < self._usable_until.get(need, 0.0):
+            return None
+        again_at, reason = self._left_alone.get(need, (0.0, ""))
+        if now < again_at:
+            return reason
+        return await self._look(driver, request)
+
+    async def _look(self, driver: Driver, request: SearchRequest) -> str | None:
+        need = _need(request)
         try:
-            problem = await atlas.index_problem(driver, request, self._index, need[2])
+            state = await index_state.look(
+                driver, request.collection, self.index_name, request.deadline
+            )
         except DatabaseError as error:
-            if not (atlas.has_no_search(error) or isinstance(error, UnsupportedOperationError)):
-                raise
-            self._no_search(driver, error)
-            return False
-        self._server_has_search = True
+            return self._given_up(driver, request, error)
+        if state is None:
+            problem: str | None = (
+                f"{request.collection!r} has no search index named {self.index_name!r}"
+            )
+        else:
+            problem = index_state.problem(
+                state,
+                dimensions=request.vector.size,
+                similarity=request.similarity,
+                filter_paths=need[2],
+            )
         if problem is None:
-            self._usable.add(need)
-            return True
+            self._usable_until[need] = time.monotonic() + _BELIEVE_S
+            return None
         if self._strategy == "atlas":
+            self._usable_until.pop(need, None)
             raise DatabaseError(
                 "The search index cannot serve this query",
                 seen=problem,
                 fix='run ensure_indexes_async(), or use search_strategy="auto"',
             )
-        self._look_again[need] = time.monotonic() + _ASK_AGAIN_S
-        log.warning("%s: searching by exact scan; ensure_indexes_async() mends it", problem)
-        return False
+        return self._leave_alone(need, problem)
 
-    def _no_search(self, driver: Driver, error: DatabaseError) -> None:
+    async def _by_index(self, driver: Driver, request: SearchRequest) -> SearchAnswer | str:
+        """The answer of the index, or why another strategy has to give it."""
+        try:
+            answer = await atlas.search(driver, request, self.index_name)
+        except DatabaseError as error:
+            return self._given_up(driver, request, error)
+        if answer.rows:
+            return answer
+        with step(request.trace, "is there really nothing?"):
+            there = await driver.find(
+                request.collection,
+                scan_filter(request.conditions, request.now),
+                projection=id_projection(),
+                limit=1,
+                deadline=request.deadline,
+            )
+            if not there:
+                return answer
+            why_not = await self._look(driver, request)
+        if why_not is not None:
+            return why_not
+        if self._strategy == "atlas":
+            return answer
+        return f"{self.index_name!r} has not caught up with the rows of this scope"
+
+    def _given_up(self, driver: Driver, request: SearchRequest, error: DatabaseError) -> str:
+        """Why another strategy has to answer; raises the error where none can."""
+        if atlas.has_no_search(error) or isinstance(error, UnsupportedOperationError):
+            return self._no_search_here(driver, error)
+        explained = atlas.trouble(error)
+        if explained is None:
+            raise error
+        if self._strategy == "atlas":
+            self._usable_until.pop(_need(request), None)
+            raise explained from error
+        return self._leave_alone(_need(request), f"{request.collection!r}: {explained}")
+
+    def _leave_alone(self, need: _Need, reason: str) -> str:
+        self._usable_until.pop(need, None)
+        self._left_alone[need] = (time.monotonic() + _ASK_AGAIN_S, reason)
+        if reason not in self._said:
+            self._said.add(reason)
+            log.warning("%s: searching by exact scan; ensure_indexes_async() mends it", reason)
+        return reason
+
+    def _no_search_here(self, driver: Driver, error: DatabaseError) -> str:
         if self._strategy == "atlas":
             raise UnsupportedOperationError(
                 f"The server at {driver.address} has no $vectorSearch",
@@ -87,9 +170,20 @@ class VectorSearch:
                 fix='use search_strategy="auto", or connect to Atlas or a server with mongot',
                 code=error.code,
             ) from error
-        if self._server_has_search is None:  # several first searches may run at once: say it once
-            log.info("no $vectorSearch at %s: searching by exact scan", driver.address)
-        self._server_has_search = False
+        if self._no_search is None:  # several first searches may run at once: say it once
+            self._no_search = f"no $vectorSearch at {driver.address}"
+            log.info("%s: searching by exact scan", self._no_search)
+        return self._no_search
+
+
+def _need(request: SearchRequest) -> _Need:
+    paths = frozenset((*_paths(request.scope), *paths_of(request.filter)))
+    return (request.collection, request.vector.size, paths)
+
+
+def _note(request: SearchRequest, why: str, index: str | None) -> None:
+    if request.trace is not None:
+        request.trace.why, request.trace.index = why, index
 
 
 def _paths(conditions: Mapping[str, Any]) -> Iterator[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 from memorizz_async.errors import DatabaseError
+from memorizz_async.memory_provider.mongodb.filters import for_vector_search
 from memorizz_async.memory_provider.mongodb.pipelines import (
     SCORE_FIELD,
-    search_indexes_pipeline,
+    all_of,
     vector_search_pipeline,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
+    step,
 )
 from memorizz_async.vectors import to_bson
 
@@ -24,60 +23,85 @@ NO_SEARCH_CODES = frozenset({59, 115, 31082, 40324, 6047401})
 """What servers of each age answer where there is no vector search: CommandNotFound,
 CommandNotSupported, SearchNotEnabled, unknown stage, "only allowed on MongoDB Atlas"."""
 
+_ENSURE = "run ensure_indexes_async()"
+_FROM_MONGOT: tuple[tuple[str, str, str], ...] = (
+    # mongot's words arrive as code 8 in an envelope of mongod's: only the words tell them apart.
+    ("needs to be indexed as", "the search index lacks a field of the filter", _ENSURE),
+    (
+        "dimensions but queried with",
+        "the search index is of another dimension than the query",
+        "embed with the model of the stored rows; or, after a change of model, embed them again "
+        f"and {_ENSURE}",
+    ),
+    ("is not indexed as vector", "the search index does not cover 'embedding'", _ENSURE),
+    (
+        "cannot query vector index",
+        "the search index is being built for the first time, or its build has failed",
+        f"{_ENSURE}, which waits for it and says how it stands",
+    ),
+    ("not initialized", "the search index is being dropped or made", _ENSURE),
+    (
+        "Cannot execute $vectorSearch over search index",
+        "the index of this name is no vector index",
+        "drop it, or choose another MongoDBConfig(vector_index_name=…)",
+    ),
+    (
+        "Error connecting to",
+        "the server cannot reach its search service (mongot)",
+        "start mongot, or ask whoever runs the cluster",
+    ),
+    (
+        "zero vector",
+        "a query of zeros has no cosine",
+        "embed a text that is not empty",
+    ),
+)
+_SEARCH_SERVICE_CODES = frozenset({6, 8, 125})
+"""HostUnreachable, UnknownError and CommandFailed: what mongod makes of mongot's words, or of its
+silence."""
+
 
 def has_no_search(error: DatabaseError) -> bool:
     """Whether the error says that this server has no vector search at all."""
     return error.code in NO_SEARCH_CODES
 
 
-async def search(driver: Driver, request: SearchRequest, index: str) -> SearchAnswer:
-    """The best rows of the scope, by the index (approximate). Raises DatabaseError."""
-    rows = await driver.aggregate(
-        request.collection,
-        vector_search_pipeline(
-            index=index,
-            query_vector=to_bson(request.vector),
-            scope=request.scope,
-            limit=request.limit,
-            now=request.now,
-            include_embedding=request.include_embedding,
-        ),
-        deadline=request.deadline,
-    )
-    return SearchAnswer(NAME, [(row, float(row.pop(SCORE_FIELD))) for row in rows])
+def trouble(error: DatabaseError) -> DatabaseError | None:
+    """The same error in words that say what to do, where it is about the index or its service.
 
-
-async def index_problem(
-    driver: Driver, request: SearchRequest, index: str, filter_paths: Iterable[str]
-) -> str | None:
-    """Why the index cannot serve the request; None where it can.
-
-    A search by an index that does not exist answers with no rows and no error, so one must look.
-    Raises DatabaseError, of a code in NO_SEARCH_CODES where the server has no search.
+    None for every other error: those are not for another strategy to mend.
     """
-    found = await driver.aggregate(
-        request.collection, search_indexes_pipeline(index), deadline=request.deadline
-    )
-    if not found:
-        return f"{request.collection!r} has no search index named {index!r}"
-    if not found[0].get("queryable"):
-        status = found[0].get("status", "of unknown status")
-        return f"the search index {index!r} of {request.collection!r} is {status}"
-    return _definition_problem(found[0].get("latestDefinition", {}), request, index, filter_paths)
+    if has_no_search(error):
+        return error
+    if error.code not in _SEARCH_SERVICE_CODES:
+        return None
+    for words, what, fix in _FROM_MONGOT:
+        if words in (error.seen or ""):
+            return DatabaseError(
+                f"$vectorSearch failed: {what}", seen=error.seen, fix=fix, code=error.code
+            )
+    return None
 
 
-def _definition_problem(
-    definition: Mapping[str, Any], request: SearchRequest, index: str, filter_paths: Iterable[str]
-) -> str | None:
-    fields = definition.get("fields", [])
-    vector = next((f for f in fields if f.get("path") == "embedding"), None)
-    where = f"the search index {index!r} of {request.collection!r}"
-    if vector is None:
-        return f"{where} does not cover 'embedding'"
-    dimensions = vector.get("numDimensions")
-    if dimensions != request.vector.size:
-        return f"{where} has {dimensions} dimensions, not {request.vector.size}"
-    if str(vector.get("similarity", "")).lower() != request.similarity.lower():
-        return f"{where} compares by {vector.get('similarity')}, not by {request.similarity}"
-    missing = sorted(set(filter_paths) - {f["path"] for f in fields if f.get("type") == "filter"})
-    return f"{where} lacks the filter fields {', '.join(missing)}" if missing else None
+async def search(driver: Driver, request: SearchRequest, index: str) -> SearchAnswer:
+    """The best rows of the scope and the filter, by the index: approximate, unless `exact`.
+
+    Raises DatabaseError; see `trouble`.
+    """
+    with step(request.trace, "$vectorSearch"):
+        rows = await driver.aggregate(
+            request.collection,
+            vector_search_pipeline(
+                index=index,
+                query_vector=to_bson(request.vector),
+                scope=request.conditions,
+                search_filter=all_of(request.scope, for_vector_search(request.filter)),
+                limit=request.limit,
+                now=request.now,
+                include_embedding=request.include_embedding,
+                exact=request.exact,
+                num_candidates=request.num_candidates,
+            ),
+            deadline=request.deadline,
+        )
+    return SearchAnswer(NAME, [(row, float(row.pop(SCORE_FIELD))) for row in rows])

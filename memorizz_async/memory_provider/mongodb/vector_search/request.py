@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -10,12 +12,44 @@ from typing import Any
 from memorizz_async.config import Similarity
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import StoredEmbeddingError
+from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition, for_find
+from memorizz_async.memory_provider.mongodb.pipelines import all_of
 from memorizz_async.vectors import Vector
+
+
+@dataclass
+class Trace:
+    """How a search went, for `explain=True`: who asks for none has none, and pays nothing.
+
+    why: why this strategy. index: the search index that answered. steps_ms: milliseconds by step.
+    """
+
+    why: str = ""
+    index: str | None = None
+    steps_ms: dict[str, float] = field(default_factory=dict)
+
+
+@contextmanager
+def step(trace: Trace | None, name: str) -> Iterator[None]:
+    """Note how long the block takes; a step that comes again is added up."""
+    if trace is None:
+        yield
+        return
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        took = (time.perf_counter() - started) * 1000
+        trace.steps_ms[name] = trace.steps_ms.get(name, 0.0) + took
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """One vector query: the best `limit` rows of a collection inside a scope."""
+    """One vector query: the best `limit` rows of a collection inside a scope, and of a filter.
+
+    exact, num_candidates: for `$vectorSearch` alone; the other strategies are always exact.
+    trace: where to note how it went, if anybody wants to know.
+    """
 
     collection: str
     scope: Mapping[str, Any]
@@ -25,6 +59,15 @@ class SearchRequest:
     include_embedding: bool
     now: datetime
     deadline: Deadline
+    filter: Condition = EVERY_ROW
+    exact: bool = False
+    num_candidates: int | None = None
+    trace: Trace | None = None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Scope and filter for `find`. A filter never widens a scope: both must hold."""
+        return all_of(self.scope, for_find(self.filter))
 
 
 @dataclass

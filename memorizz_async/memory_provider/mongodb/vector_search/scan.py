@@ -24,6 +24,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
     Unsearchable,
+    step,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import scores
 from memorizz_async.memory_provider.mongodb.vector_search.top_k import TopK
@@ -43,19 +44,21 @@ async def search(driver: Driver, request: SearchRequest) -> SearchAnswer:
     unsearchable = Unsearchable()
     batches = driver.raw_batches(
         request.collection,
-        scan_filter(request.scope, request.now),
+        scan_filter(request.conditions, request.now),
         projection=scan_projection(),
         batch_size=max(32, _NUMBERS_A_BATCH // request.vector.size),
         deadline=request.deadline,
     )
-    async with aclosing(batches):
-        async for batch in batches:
-            _offer(batch, request, best, unsearchable)
+    with step(request.trace, "scan"):
+        async with aclosing(batches):
+            async for batch in batches:
+                _offer(batch, request, best, unsearchable)
     report = unsearchable.error(request.collection, request.vector.size)
     found = best.best()
     if report is not None and not found:
         raise report
-    return SearchAnswer(NAME, await _rows(driver, request, dict(found)), report)
+    with step(request.trace, "rows of the hits"):
+        return SearchAnswer(NAME, await _rows(driver, request, dict(found)), report)
 
 
 def _offer(batch: bytes, request: SearchRequest, best: TopK, unsearchable: Unsearchable) -> None:
@@ -86,7 +89,7 @@ async def _rows(
         return []
     rows = await driver.find(
         request.collection,
-        rows_by_id_filter(list(found), request.scope, request.now),
+        rows_by_id_filter(list(found), request.conditions, request.now),
         projection=row_projection(request.include_embedding),
         deadline=request.deadline,
     )

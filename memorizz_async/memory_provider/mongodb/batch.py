@@ -1,0 +1,151 @@
+"""Runs the queries of a batch: each distinct text embedded once, then every query in parallel."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from memorizz_async.config import MongoDBConfig
+from memorizz_async.deadline import Deadline, within
+from memorizz_async.embeddings.protocol import Embedder
+from memorizz_async.enums import MemoryType
+from memorizz_async.errors import MemorizzAsyncError
+from memorizz_async.memory_provider.mongodb.connection import LoopSession
+from memorizz_async.memory_provider.mongodb.explaining import explanation
+from memorizz_async.memory_provider.mongodb.filters import NO_ROW
+from memorizz_async.memory_provider.mongodb.queries import Query
+from memorizz_async.memory_provider.mongodb.rows import public_row
+from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
+from memorizz_async.memory_provider.mongodb.vector_search.request import (
+    SearchAnswer,
+    SearchRequest,
+    Trace,
+)
+from memorizz_async.results import BatchResults, Hits
+from memorizz_async.vectors import Vector
+
+OnError = Literal["raise", "partial"]
+
+
+class BatchSearch:
+    """What the queries of one provider share: its collections, and how they are searched."""
+
+    def __init__(
+        self, config: MongoDBConfig, collections: Mapping[MemoryType, str], search: VectorSearch
+    ) -> None:
+        self._config = config
+        self._collections = collections
+        self._search = search
+
+    async def run(
+        self,
+        session: LoopSession,
+        batch: Sequence[Query],
+        embedder: Callable[[], Embedder],
+        *,
+        on_error: OnError,
+        bound: Deadline | None,
+    ) -> BatchResults:
+        """The hits of each query under its key. embedder: asked for only where a text needs it.
+
+        bound: the deadline of the whole call; None bounds the database's work alone.
+        """
+        started = time.perf_counter()
+        vectors = await _query_vectors(batch, embedder, bound)
+        results = BatchResults(
+            types={query.key: query.memory_type for query in batch},
+            embedding_ms=_ms_since(started) if len(vectors) > 1 else 0.0,
+        )
+        deadline = bound or Deadline.after(self._config.timeout_ms)
+        outcomes = await asyncio.gather(
+            *(
+                self._run(session, query, vectors.get(query.text), deadline, results)
+                for query in batch
+            ),
+            return_exceptions=True,
+        )
+        for query, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, MemorizzAsyncError) and on_error == "partial":
+                results.errors[query.key] = outcome
+            elif isinstance(outcome, BaseException):
+                outcome.add_note(f"in the query {query.key!r}")
+                raise outcome
+            else:
+                results[query.key] = outcome
+                if outcome.unsearchable is not None:
+                    results.errors[query.key] = outcome.unsearchable
+        return results
+
+    async def _run(
+        self,
+        session: LoopSession,
+        query: Query,
+        embedded: Vector | None,
+        deadline: Deadline,
+        results: BatchResults,
+    ) -> Hits:
+        started = time.perf_counter()
+        collection = self._collections[query.memory_type]
+        trace = Trace() if query.explain else None
+        answer = await self._answer(session, query, embedded, deadline, trace)
+        session.tracker.note(collection, (row["_id"] for row, _ in answer.rows))
+        hits = Hits(
+            ({**public_row(row, query.type_name), "score": score} for row, score in answer.rows),
+            strategy=answer.strategy,
+            unsearchable=answer.unsearchable,
+        )
+        results.queries_ms[query.key] = _ms_since(started)
+        if trace is not None:
+            took = results.queries_ms[query.key]
+            hits.explain = explanation(query, hits, trace, results.embedding_ms, took)
+        return hits
+
+    async def _answer(
+        self,
+        session: LoopSession,
+        query: Query,
+        embedded: Vector | None,
+        deadline: Deadline,
+        trace: Trace | None,
+    ) -> SearchAnswer:
+        if query.filter == NO_ROW:
+            if trace is not None:
+                trace.why = "no row can match the filter: nobody was asked"
+            return SearchAnswer("none", [])
+        vector = query.vector if embedded is None else embedded
+        assert vector is not None
+        request = SearchRequest(
+            collection=self._collections[query.memory_type],
+            scope=query.scope.filter(query.memory_type),
+            vector=vector,
+            limit=query.limit,
+            similarity=self._config.similarity,
+            include_embedding=query.include_embedding,
+            now=datetime.now(UTC),
+            deadline=deadline,
+            filter=query.filter,
+            exact=query.exact,
+            num_candidates=query.num_candidates,
+            trace=trace,
+        )
+        return await self._search.search(session.driver, request)
+
+
+async def _query_vectors(
+    batch: Sequence[Query], embedder: Callable[[], Embedder], bound: Deadline | None
+) -> dict[str | None, Vector | None]:
+    """The vector of each distinct text; None stands for queries that brought their own."""
+    wanted = (query.text for query in batch if query.filter != NO_ROW)
+    texts = list(dict.fromkeys(text for text in wanted if text is not None))
+    if not texts:
+        return {None: None}
+    asked = embedder()
+    found = await asyncio.gather(*(within(bound, asked.encode_query_async(text)) for text in texts))
+    return {None: None, **dict(zip(texts, found, strict=True))}
+
+
+def _ms_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
