@@ -19,8 +19,9 @@ autodoc_member_order = "bysource"
 _ARGUMENT = re.compile(r"^([a-z_]\w*(?:, [a-z_]\w*)*): ")
 
 
-def as_rst(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+def as_rst(*event: Any) -> None:
     """Our docstrings are plain text: `name: what it is` becomes a list, what is indented, code."""
+    lines: list[str] = event[-1]
     rst: list[str] = []
     for paragraph in "\n".join(lines).split("\n\n"):
         body = paragraph.strip("\n").split("\n")

@@ -64,7 +64,7 @@ class _Keywords:
     dimensions: int | None = None
     search_strategy: SearchStrategy = "auto"
     vector_index_name: str = "vector_index"
-    collections: Mapping[str, str] = field(default_factory=dict)
+    collections: Mapping[str, str] = field(default_factory=dict, hash=False)
     keep_local_server: bool = False
     quantization: Quantization = "none"
     filter_fields: FilterFields = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,16 +45,33 @@ class Deadline:
         )
 
 
-async def within(bound: Deadline | None, embedding: Awaitable[T]) -> T:
-    """The embedding, within the deadline of the call where it has one.
+class CallTime:
+    """The time of one public call: bounded as a whole where its caller says so.
 
-    Giving up here does not disturb the model: a waiter that leaves takes nobody with it.
+    timeout_ms: what the caller said, None for nothing. default_ms: what then bounds the work of the
+    database, and that alone: starting a server or loading a model takes as long as it takes.
     """
-    if bound is None:
-        return await embedding
-    operation = "embedding"
-    try:
-        async with asyncio.timeout(bound.remaining_s(operation)):
-            return await embedding
-    except TimeoutError as error:
-        raise bound.exceeded(operation) from error
+
+    def __init__(self, timeout_ms: int | None, default_ms: int) -> None:
+        self._whole = None if timeout_ms is None else Deadline.after(timeout_ms)
+        self._default_ms = default_ms
+
+    def for_database(self) -> Deadline:
+        """The deadline of the database's work that begins now."""
+        return self._whole or Deadline.after(self._default_ms)
+
+    async def within(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something that is not the database's work, inside the caller's bound if there is one.
+
+        work: called here and not before, so that what is cancelled early leaves no coroutine
+        behind that nobody awaits.
+        """
+        if self._whole is None:
+            return await work()
+        try:
+            async with asyncio.timeout(self._whole.remaining_s(operation)) as bound:
+                return await work()
+        except TimeoutError as error:
+            if not bound.expired():  # a time-out of the work's own
+                raise
+            raise self._whole.exceeded(operation) from error

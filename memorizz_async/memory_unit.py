@@ -16,6 +16,7 @@ from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
 from memorizz_async.results import RecallResults
 from memorizz_async.retrieval.memory_signal import MemorySignal
+from memorizz_async.slices import in_slices
 from memorizz_async.validation import checked_query
 from memorizz_async.vectors import EmbeddingLike
 
@@ -114,7 +115,7 @@ class MemoryUnit:
         )
         now = datetime.now(UTC)
         for hits in batch.values():
-            for hit in hits:
+            async for hit in in_slices(hits):
                 hit["memory_signal"] = self.memory_signal.of_row(hit, hit["score"], now)
         return RecallResults(batch, total_ms=(time.perf_counter() - started) * 1000)
 
@@ -122,7 +123,7 @@ class MemoryUnit:
         self,
         content: str | Mapping[str, Any],
         memory_id: Scoped = UNSET,
-        memory_type: Any = MemoryType.CONVERSATION_MEMORY,
+        memory_type: Any = MemoryType.LONG_TERM_MEMORY,
         async_memory_provider: AsyncMongoDBProvider | None = None,
         *,
         user_id: Scoped = UNSET,

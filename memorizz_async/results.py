@@ -173,6 +173,8 @@ class RecallResults(BatchResults):
             wanted = memory_type_of(key)
         except UnknownMemoryTypeError:
             return None
-        same_type = [name for name in known if self.types[name] is wanted]
-        same_store = [name for name in known if self.types[name].store is wanted.store]
+        same_type = [name for name in known if self.types.get(name) is wanted]
+        same_store = [
+            name for name in known if name in self.types and self.types[name].store is wanted.store
+        ]
         return next(iter(same_type + same_store), None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
 from memorizz_async.embeddings.backends.function import FunctionBackend
@@ -16,7 +16,14 @@ from memorizz_async.embeddings.vectors import (
     checked_text,
     checked_texts,
 )
-from memorizz_async.errors import ConfigurationError, LifecycleError
+from memorizz_async.errors import (
+    ConfigurationError,
+    EmbeddingError,
+    LifecycleError,
+    MemorizzAsyncError,
+)
+
+T = TypeVar("T")
 
 
 class ManagedEmbedder(Embedder, Protocol):
@@ -78,6 +85,18 @@ def as_embedder(value: object, *, model_name: str | None = None) -> ManagedEmbed
     )
 
 
+async def _asked(answer: Awaitable[T]) -> T:
+    """What a user's embedder answers; its own errors become ours, with theirs as the cause."""
+    try:
+        return await answer
+    except MemorizzAsyncError:
+        raise
+    except Exception as error:
+        raise EmbeddingError(
+            "The embedder failed", seen=type(error).__name__, fix="see the error that caused this"
+        ) from error
+
+
 class CheckedEmbedder:
     """An embedder of a user's, whose vectors are checked before anybody stores or compares them."""
 
@@ -87,14 +106,15 @@ class CheckedEmbedder:
 
     async def encode_query_async(self, text: str) -> Vector:
         """As Embedder; EmbeddingError where the vector cannot be used."""
-        value = await self._embedder.encode_query_async(checked_text(text))
+        value = await _asked(self._embedder.encode_query_async(checked_text(text)))
         vector: Vector = self._checked([value], 1)[0]
         return vector
 
     async def encode_documents_async(self, texts: Sequence[str]) -> Matrix:
         """As Embedder; EmbeddingError where a vector cannot be used."""
         wanted = checked_texts(texts)
-        return self._checked(await self._embedder.encode_documents_async(wanted), len(wanted))
+        answer = await _asked(self._embedder.encode_documents_async(wanted))
+        return self._checked(answer, len(wanted))
 
     def get_model_name(self) -> str:
         return self._embedder.get_model_name()

@@ -109,6 +109,74 @@ async def test_cancelled_calls_leave_the_provider_usable(
     assert len(await search()) == 300
 
 
+async def test_a_call_cancelled_before_it_starts_leaves_nothing_unawaited(
+    provider: AsyncMongoDBProvider,
+) -> None:
+    """Cancelling at once, with and without a bound, makes no warning (warnings are errors here)."""
+    for timeout_ms in (None, 5000):
+        for steps in range(4):
+            task = asyncio.create_task(
+                provider.retrieve_memory_units_by_query_async(
+                    f"q{steps}", None, "m", KB, timeout_ms=timeout_ms
+                )
+            )
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_close_that_is_cancelled_goes_on(config: MongoDBConfig) -> None:
+    """Whoever closes next waits for the same close."""
+    provider = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())
+    await provider.store_async("a", KB, memory_id="m")
+    closing = asyncio.create_task(provider.close_async())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    await provider.close_async()
+    with pytest.raises(ClosedError):
+        await provider.store_async("b", KB, memory_id="m")
+
+
+async def test_large_writes_and_answers_let_the_loop_go_on(
+    provider: AsyncMongoDBProvider, backend: str, settle: Any
+) -> None:
+    """Thousands of rows go in and come out with other tasks running in between."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counter = asyncio.create_task(count())
+    rows = [{"content": str(n), "embedding": [1.0, float(n + 1)]} for n in range(2000)]
+    await provider.store_many_async(rows, KB, memory_id="many")
+    after_write = turns
+    await settle()
+    hits = await provider.retrieve_memory_units_by_query_async(None, [1.0, 1.0], "many", KB, 2000)
+    counter.cancel()
+    await asyncio.gather(counter, return_exceptions=True)
+    assert len(hits) == 2000
+    assert after_write >= 8
+    if backend != "memory":  # mongomock, a toy for tests, reads them in one go
+        assert turns - after_write >= 8
+
+
+async def test_an_index_of_another_name_is_left_as_it_is(
+    provider: AsyncMongoDBProvider, backend: str
+) -> None:
+    """Somebody's own index over the same fields is no reason to fail."""
+    session = await provider._connection.session()
+    await session.driver.create_index(
+        "knowledge_base", [("user_id", 1)], name="theirs", deadline=Deadline.after(10_000)
+    )
+    report = await provider.ensure_indexes_async([KB])
+    assert list(report.ordinary) == ["knowledge_base"]
+
+
 async def test_many_first_calls_open_one_client(config: MongoDBConfig) -> None:
     """Concurrent first use, with the first of them cancelled, still opens once and works."""
     provider = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())

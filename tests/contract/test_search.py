@@ -14,6 +14,7 @@ from support.embedder import DIMENSIONS, CountingEmbedder, vector_of
 from memorizz_async import (
     AsyncMongoDBProvider,
     DatabaseError,
+    EmbeddingError,
     InvalidEmbeddingError,
     InvalidInputError,
     InvalidLimitError,
@@ -196,6 +197,57 @@ async def test_agent_wide_rows_serve_every_user(
         "x", None, "m", MemoryType.CONVERSATION_MEMORY, 5, user_id="u"
     )
     assert private == []
+
+
+@pytest.mark.parametrize(
+    "kind", [MemoryType.LONG_TERM_MEMORY, MemoryType.TOOLBOX, MemoryType.SKILLBOX]
+)
+async def test_a_user_alone_sees_no_other_memorys_rows(
+    provider: AsyncMongoDBProvider, kind: MemoryType, settle: Any
+) -> None:
+    """Without a memory_id, rows of nobody are other tenants' rows, in the agent-wide stores too."""
+    row_id = await provider.store_async("alice's secret", kind, memory_id="alice")
+    await provider.store_async("mine", kind, memory_id="m", user_id="u")
+    await settle()
+    hits = await provider.retrieve_memory_units_by_query_async(
+        "x", None, memory_type=kind, user_id="u"
+    )
+    assert [hit["content"] for hit in hits] == ["mine"]
+    assert await provider.get_async(row_id, kind, user_id="u") is None
+
+
+async def test_an_embedding_that_fails_is_a_failure_of_its_query_alone(
+    config: MongoDBConfig,
+) -> None:
+    """With partial results, queries that brought their own vector are answered."""
+
+    async def broken(texts: list[str]) -> Any:
+        raise RuntimeError("no model today")
+
+    async with AsyncMongoDBProvider(config, embedding_provider=broken) as provider:
+        await provider.store_async("a", KB, memory_id="m", embedding=[1.0] * DIMENSIONS)
+        common = {"memory_id": "m", "memory_type": KB}
+        results = await provider.batch_retrieve_async(
+            [
+                {"key": "own", "embedding": [1.0] * DIMENSIONS, **common},
+                {"key": "text", "query": "q", **common},
+            ],
+            on_error="partial",
+        )
+    assert "own" in results
+    assert isinstance(results.errors["text"], EmbeddingError)
+
+
+async def test_rows_of_another_programs_odd_ids_are_found(
+    provider: AsyncMongoDBProvider, insert_raw: Callable[..., Any], backend: str, settle: Any
+) -> None:
+    """An `_id` may be a document."""
+    await insert_raw(
+        "knowledge_base", {"_id": {"a": 1}, "memory_id": "m", "embedding": [1.0] * DIMENSIONS}
+    )
+    await settle()
+    hits = await provider.retrieve_memory_units_by_query_async("x", None, "m", KB)
+    assert [hit["_id"] for hit in hits] == ["{'a': 1}"]
 
 
 async def test_expired_rows_do_not_come_back(

@@ -89,6 +89,26 @@ async def test_a_dedup_key_makes_a_repeated_write_harmless(
     assert row["content"] == "a"
 
 
+async def test_a_dedup_key_of_an_expired_row_writes_anew(provider: AsyncMongoDBProvider) -> None:
+    """A row that nobody can see any more does not swallow its successor."""
+    past = datetime.now(UTC) - timedelta(minutes=1)
+    await provider.store_async(
+        {"content": "old", "dedup_key": "k", "expires_at": past}, KB, memory_id="m"
+    )
+    row_id = await provider.store_async({"content": "new", "dedup_key": "k"}, KB, memory_id="m")
+    row = await provider.get_async(row_id, KB, memory_id="m")
+    assert row is not None
+    assert row["content"] == "new"
+
+
+async def test_a_memory_that_is_too_large_is_refused_before_anything_is_written(
+    provider: AsyncMongoDBProvider,
+) -> None:
+    """MongoDB's limit is said in our words, and nothing of the batch is stored."""
+    with pytest.raises(InvalidInputError, match="larger"):
+        await provider.store_many_async(["small", "x" * 17_000_000], KB, memory_id="m")
+
+
 async def test_an_id_that_exists_is_refused(provider: AsyncMongoDBProvider) -> None:
     """A second row of one `_id` is an error, and the first stays as it was."""
     row_id = str(ObjectId())

@@ -19,7 +19,6 @@ from memorizz_async import (
     MongoDBConfig,
     OperationTimeoutError,
 )
-
 from memorizz_async.memory_provider.mongodb.filters import DEFAULT_FIELDS
 
 KB = MemoryType.LONG_TERM_MEMORY

@@ -111,8 +111,8 @@ async def test_generate_memory_unit_writes_one_that_is_recalled(
     unit = MemoryUnit("assistant", provider, memory_id="ada", user_id="u")
     row_id = await unit.generate_memory_unit_async("Ada plays the cello.")
     results = await unit.retrieve_all_memory_types_async("Which instrument does Ada play?")
-    assert results["conversation_memory"][0]["_id"] == row_id
-    assert results[MemoryType.LONG_TERM_MEMORY] == []
+    assert results[MemoryType.LONG_TERM_MEMORY][0]["_id"] == row_id
+    assert results["conversation_memory"] == []
 
 
 async def test_the_loop_keeps_ticking_while_texts_are_embedded_and_vectors_scanned(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def tenant_of(memory: Any, memory_id: Any = UNSET, user_id: Any = UNSET) -> tuple[Any, Any]:
-    [item] = drafts([memory], memory_id=memory_id, user_id=user_id)
+    [item] = asyncio.run(drafts([memory], memory_id=memory_id, user_id=user_id))
     row = item.row(NOW)
     return row["memory_id"], row["user_id"]
 
@@ -50,26 +51,32 @@ def test_an_argument_and_a_field_that_differ_are_an_error(
 ) -> None:
     """A row must not land with another tenant than one of the two said."""
     with pytest.raises(InvalidInputError, match=f"argument {name}"):
-        drafts([{"content": "x", name: own}], **{"memory_id": "z", "user_id": "z", name: argument})
+        asyncio.run(
+            drafts(
+                [{"content": "x", name: own}], **{"memory_id": "z", "user_id": "z", name: argument}
+            )
+        )
 
 
 @pytest.mark.parametrize("memory", ["x", {"content": "x"}])
 def test_a_memory_without_a_tenant_is_refused(memory: Any) -> None:
     """It would belong to nobody, by mistake."""
     with pytest.raises(ScopeError):
-        drafts([memory], memory_id=UNSET, user_id=UNSET)
+        asyncio.run(drafts([memory], memory_id=UNSET, user_id=UNSET))
 
 
 def test_a_field_is_no_query_operator_either() -> None:
     """What comes from a request's body is checked like an argument."""
     with pytest.raises(ScopeError):
-        drafts([{"content": "x", "memory_id": {"$ne": None}}], memory_id=UNSET, user_id="u")
+        asyncio.run(
+            drafts([{"content": "x", "memory_id": {"$ne": None}}], memory_id=UNSET, user_id="u")
+        )
 
 
 def test_a_vector_that_came_along_is_kept_and_needs_no_embedding() -> None:
     """With the model's name where the caller gives one."""
     memory = {"content": "x", "embedding": [1, 2], "embedding_model": "m/1"}
-    [brought, missing] = drafts([memory, "y"], memory_id="m", user_id=UNSET)
+    [brought, missing] = asyncio.run(drafts([memory, "y"], memory_id="m", user_id=UNSET))
     assert not brought.needs_embedding
     assert missing.needs_embedding
     row = brought.row(NOW)
@@ -81,16 +88,16 @@ def test_a_vector_that_came_along_is_kept_and_needs_no_embedding() -> None:
 def test_a_bad_vector_is_refused(value: Any) -> None:
     """Before anything is written."""
     with pytest.raises(InvalidEmbeddingError):
-        drafts([{"content": "x", "embedding": value}], memory_id="m", user_id=UNSET)
+        asyncio.run(drafts([{"content": "x", "embedding": value}], memory_id="m", user_id=UNSET))
 
 
 def test_one_bad_memory_among_many_is_named_and_none_is_kept() -> None:
     """A note says which, in the caller's numbering; for one memory there is nothing to say."""
     with pytest.raises(InvalidInputError) as caught:
-        drafts(["a", "b", ""], memory_id="m", user_id=UNSET)
+        asyncio.run(drafts(["a", "b", ""], memory_id="m", user_id=UNSET))
     assert caught.value.__notes__ == ["in memory 2 of 3; none was written"]
     with pytest.raises(InvalidInputError) as alone:
-        drafts([""], memory_id="m", user_id=UNSET)
+        asyncio.run(drafts([""], memory_id="m", user_id=UNSET))
     assert not hasattr(alone.value, "__notes__")
 
 
@@ -106,6 +113,8 @@ def test_the_embedding_argument_becomes_a_field() -> None:
 def test_the_callers_array_may_be_reused_after_the_check() -> None:
     """A draft does not look at the caller's buffer again."""
     vector = np.ones(2, dtype=np.float32)
-    [item] = drafts([{"content": "x", "embedding": vector}], memory_id="m", user_id=UNSET)
+    [item] = asyncio.run(
+        drafts([{"content": "x", "embedding": vector}], memory_id="m", user_id=UNSET)
+    )
     vector[:] = 7
     assert item.row(NOW)["embedding"].as_vector().data == [1.0, 1.0]

@@ -173,6 +173,11 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         {"$inc": {"recall_count": 3}, "$set": {"last_recalled_at": NOW}},
     ),
     (
+        p.expired_filter,
+        lambda: p.expired_filter(["a", "b"], NOW),
+        {"_id": {"$in": ["a", "b"]}, "expires_at": {"$lte": NOW}},
+    ),
+    (
         p.any_embedded_filter,
         p.any_embedded_filter,
         {"embedding": {"$exists": True, "$ne": None}},

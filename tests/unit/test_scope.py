@@ -43,7 +43,7 @@ def matches(conditions: dict[str, Any], row: dict[str, Any]) -> bool:
         ("m", None, CHAT, {"memory_id": "m", "user_id": None}),
         (None, None, CHAT, {"memory_id": None, "user_id": None}),
         ("m", "u", KB, {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]}),
-        (UNSET, "u", KB, {"$or": [{"user_id": "u"}, {"user_id": None}]}),
+        (UNSET, "u", KB, {"user_id": "u"}),
         ("m", None, KB, {"memory_id": "m", "user_id": None}),
         ("m", UNSET, KB, {"memory_id": "m"}),
     ],
@@ -119,7 +119,8 @@ def test_a_scope_never_matches_another_tenants_row(
     }
     same_memory = memory_id is UNSET or row.get("memory_id") == memory_id
     same_user = user_id is UNSET or row.get("user_id") == user_id
-    shared = isinstance(user_id, str) and kind.is_agent_wide and row.get("user_id") is None
+    of_nobody = row.get("user_id") is None and memory_id is not UNSET
+    shared = isinstance(user_id, str) and kind.is_agent_wide and of_nobody
     expected = same_memory and (same_user or shared)
     assert matches(Scope(memory_id, user_id).filter(kind), row) is expected
 

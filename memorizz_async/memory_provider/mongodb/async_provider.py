@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from memorizz_async.config import MongoDBConfig
-from memorizz_async.deadline import Deadline, within
-from memorizz_async.embeddings.adapters import ManagedEmbedder
-from memorizz_async.embeddings.protocol import Embedder
+from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
     ConfigurationError,
@@ -18,7 +17,7 @@ from memorizz_async.errors import (
 )
 from memorizz_async.memory_provider.mongodb import writing
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch, OnError
-from memorizz_async.memory_provider.mongodb.connection import Connection
+from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.indexes import (
@@ -41,6 +40,10 @@ from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.waiting import wait_until_searchable
 from memorizz_async.results import BatchResults, Hits
 from memorizz_async.vectors import EmbeddingLike
+
+if TYPE_CHECKING:
+    from memorizz_async.embeddings.adapters import ManagedEmbedder
+    from memorizz_async.embeddings.protocol import Embedder
 
 
 class AsyncMongoDBProvider:
@@ -76,8 +79,7 @@ class AsyncMongoDBProvider:
         self._search = VectorSearch(self.config)
         self._batches = BatchSearch(self.config, self._collections, self._search)
         self._given_embedder = embedding_provider
-        self._embedder: Embedder | None = None
-        self._made_embedder: ManagedEmbedder | None = None
+        self._embedder: ManagedEmbedder | None = None
         self._dimensions = Dimensions(self.config.dimensions)
 
     def __repr__(self) -> str:
@@ -101,29 +103,27 @@ class AsyncMongoDBProvider:
         try:
             await self._connection.close()
         finally:
-            if self._made_embedder is not None:
-                await self._made_embedder.close_async()
+            # A wrapper around what we were lent is ours to close; what we were lent is not.
+            if self._embedder is not None and self._embedder is not self._given_embedder:
+                await self._embedder.close_async()
 
     @property
     def embedder(self) -> Embedder:
         """What embeds texts for this provider; made on first need."""
-        if self._embedder is None:
-            # Here, so that a database without an embedder needs no embedding library.
-            from memorizz_async import embeddings  # noqa: PLC0415
+        # Here, so that a database without an embedder needs no embedding library.
+        from memorizz_async import embeddings  # noqa: PLC0415
 
-            given = self._given_embedder
-            if given is None:
-                self._embedder = embeddings.get_async_embedding_provider()
-            else:
-                self._embedder = made = embeddings.as_embedder(given)
-                if made is not given:  # a wrapper around what we were lent is ours to close
-                    self._made_embedder = made
+        given = self._given_embedder
+        if given is None:  # asked for each time: somebody may have shut the shared one down
+            return embeddings.get_async_embedding_provider()
+        if self._embedder is None:
+            self._embedder = embeddings.as_embedder(given)
         return self._embedder
 
     async def store_async(
         self,
         memory: str | Mapping[str, Any],
-        memory_type: Any = MemoryType.CONVERSATION_MEMORY,
+        memory_type: Any = MemoryType.LONG_TERM_MEMORY,
         *,
         memory_id: Scoped = UNSET,
         user_id: Scoped = UNSET,
@@ -150,7 +150,7 @@ class AsyncMongoDBProvider:
     async def store_many_async(
         self,
         memories: Iterable[str | Mapping[str, Any]],
-        memory_type: Any = MemoryType.CONVERSATION_MEMORY,
+        memory_type: Any = MemoryType.LONG_TERM_MEMORY,
         *,
         memory_id: Scoped = UNSET,
         user_id: Scoped = UNSET,
@@ -167,19 +167,19 @@ class AsyncMongoDBProvider:
             raise InvalidInputError(
                 "memories must be several memories", fix="use store_async for one"
             )
-        items = writing.drafts(list(memories), memory_id=memory_id, user_id=user_id)
+        call = self._call(timeout_ms)
+        items = await writing.drafts(list(memories), memory_id=memory_id, user_id=user_id)
         if not items:
             return []
-        bound = _bound(timeout_ms)
-        session = await self._connection.session()
+        session = await self._session(call)
         missing = [item for item in items if item.needs_embedding]
         if missing:
             texts = [str(item.fields["content"]) for item in missing]
             embedder = self.embedder
-            matrix = await within(bound, embedder.encode_documents_async(texts))
+            matrix = await call.within("embedding", partial(embedder.encode_documents_async, texts))
             for item, vector in zip(missing, matrix, strict=True):
                 item.vector, item.model = vector, embedder.get_model_name()
-        deadline = bound or self._default_deadline()
+        deadline = call.for_database()
         vectors = [item.vector for item in items if item.vector is not None]
         await self._dimensions.check(session.driver, collection, vectors, deadline)
         return await writing.insert(session.driver, collection, items, deadline)
@@ -203,14 +203,14 @@ class AsyncMongoDBProvider:
         ids = [stored_id(row_id)]
         if str(row_id) != row_id or ids[0] != row_id:
             ids.append(str(row_id))  # 24 hexadecimal digits may also have been stored as a string
-        deadline = _bound(timeout_ms) or self._default_deadline()
-        session = await self._connection.session()
+        call = self._call(timeout_ms)
+        session = await self._session(call)
         rows = await session.driver.find(
             self._collections[kind],
             rows_by_id_filter(ids, scope, datetime.now(UTC)),
             projection=row_projection(include_embedding),
             limit=1,
-            deadline=deadline,
+            deadline=call.for_database(),
         )
         return public_row(rows[0], kind.name) if rows else None
 
@@ -287,10 +287,10 @@ class AsyncMongoDBProvider:
         batch = queries_of(
             queries, dimensions=self.config.dimensions, filter_fields=self._filter_fields
         )
-        bound = _bound(timeout_ms)
-        session = await self._connection.session()
+        call = self._call(timeout_ms)
+        session = await self._session(call)
         return await self._batches.run(
-            session, batch, lambda: self.embedder, on_error=on_error, bound=bound
+            session, batch, lambda: self.embedder, on_error=on_error, call=call
         )
 
     async def ensure_indexes_async(
@@ -313,16 +313,19 @@ class AsyncMongoDBProvider:
             list(MemoryType) if memory_types is None else list(map(memory_type_of, memory_types))
         )
         fields = {self._collections[kind]: self._filter_fields[kind] for kind in kinds}
-        deadline = _bound(timeout_ms) or self._default_deadline()
-        session = await self._connection.session()
+        call = self._call(timeout_ms)
+        session = await self._session(call)
+        deadline = call.for_database()
         report = IndexReport(await ensure_ordinary(session.driver, list(fields), deadline))
         if not await server_has_search(session.driver, next(iter(fields)), deadline):
             return report
         dimensions = self.config.dimensions
         if dimensions is None:
-            vector = await self.embedder.encode_query_async("dimension")
+            vector = await call.within(
+                "embedding", partial(self.embedder.encode_query_async, "dimension")
+            )
             dimensions = int(vector.size)
-            deadline = _bound(timeout_ms) or self._default_deadline()
+            deadline = call.for_database()
         report.search = await ensure_search(
             session.driver,
             fields,
@@ -352,16 +355,15 @@ class AsyncMongoDBProvider:
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id).filter(kind)
         wanted = [stored_id(row_id) for row_id in ids]
-        deadline = _bound(timeout_ms) or self._default_deadline()
-        session = await self._connection.session()
+        call = self._call(timeout_ms)
+        session = await self._session(call)
         await wait_until_searchable(
             session.driver, self._search, self._collections[kind], wanted, scope,
-            similarity=self.config.similarity, deadline=deadline,
+            similarity=self.config.similarity, deadline=call.for_database(),
         )  # fmt: skip
 
-    def _default_deadline(self) -> Deadline:
-        return Deadline.after(self.config.timeout_ms)
+    def _call(self, timeout_ms: int | None) -> CallTime:
+        return CallTime(timeout_ms, self.config.timeout_ms)
 
-
-def _bound(timeout_ms: int | None) -> Deadline | None:
-    return None if timeout_ms is None else Deadline.after(timeout_ms)
+    async def _session(self, call: CallTime) -> LoopSession:
+        return await call.within("opening the database", self._connection.session)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from memorizz_async.config import MongoDBConfig
-from memorizz_async.deadline import Deadline, within
+from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType
 from memorizz_async.errors import MemorizzAsyncError
@@ -25,6 +26,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
     Trace,
 )
 from memorizz_async.results import BatchResults, Hits
+from memorizz_async.slices import in_slices
 from memorizz_async.vectors import Vector
 
 OnError = Literal["raise", "partial"]
@@ -47,19 +49,16 @@ class BatchSearch:
         embedder: Callable[[], Embedder],
         *,
         on_error: OnError,
-        bound: Deadline | None,
+        call: CallTime,
     ) -> BatchResults:
-        """The hits of each query under its key. embedder: asked for only where a text needs it.
-
-        bound: the deadline of the whole call; None bounds the database's work alone.
-        """
+        """The hits of each query under its key. embedder: asked for only where a text needs it."""
         started = time.perf_counter()
-        vectors = await _query_vectors(batch, embedder, bound)
+        vectors = await _query_vectors(batch, embedder, call)
         results = BatchResults(
             types={query.key: query.memory_type for query in batch},
             embedding_ms=_ms_since(started) if len(vectors) > 1 else 0.0,
         )
-        deadline = bound or Deadline.after(self._config.timeout_ms)
+        deadline = call.for_database()
         outcomes = await asyncio.gather(
             *(
                 self._run(session, query, vectors.get(query.text), deadline, results)
@@ -83,20 +82,22 @@ class BatchSearch:
         self,
         session: LoopSession,
         query: Query,
-        embedded: Vector | None,
+        embedded: Vector | BaseException | None,
         deadline: Deadline,
         results: BatchResults,
     ) -> Hits:
+        if isinstance(embedded, BaseException):
+            raise embedded
         started = time.perf_counter()
         collection = self._collections[query.memory_type]
         trace = Trace() if query.explain else None
         answer = await self._answer(session, query, embedded, deadline, trace)
-        session.tracker.note(collection, (row["_id"] for row, _ in answer.rows))
-        hits = Hits(
-            ({**public_row(row, query.type_name), "score": score} for row, score in answer.rows),
-            strategy=answer.strategy,
-            unsearchable=answer.unsearchable,
-        )
+        ids = (row["_id"] for row, _ in answer.rows)
+        # Another program's `_id` may be a document, which cannot be counted by.
+        session.tracker.note(collection, (row_id for row_id in ids if isinstance(row_id, Hashable)))
+        hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable)
+        async for row, score in in_slices(answer.rows):
+            hits.append({**public_row(row, query.type_name), "score": score})
         results.queries_ms[query.key] = _ms_since(started)
         if trace is not None:
             took = results.queries_ms[query.key]
@@ -135,15 +136,18 @@ class BatchSearch:
 
 
 async def _query_vectors(
-    batch: Sequence[Query], embedder: Callable[[], Embedder], bound: Deadline | None
-) -> dict[str | None, Vector | None]:
-    """The vector of each distinct text; None stands for queries that brought their own."""
+    batch: Sequence[Query], embedder: Callable[[], Embedder], call: CallTime
+) -> dict[str | None, Vector | BaseException | None]:
+    """The vector of each distinct text, or why it has none; None is for who brought their own."""
     wanted = (query.text for query in batch if query.filter != NO_ROW)
     texts = list(dict.fromkeys(text for text in wanted if text is not None))
     if not texts:
         return {None: None}
     asked = embedder()
-    found = await asyncio.gather(*(within(bound, asked.encode_query_async(text)) for text in texts))
+    found = await asyncio.gather(
+        *(call.within("embedding", partial(asked.encode_query_async, text)) for text in texts),
+        return_exceptions=True,
+    )
     return {None: None, **dict(zip(texts, found, strict=True))}
 
 

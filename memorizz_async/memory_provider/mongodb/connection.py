@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_OTHER_LOOP_S = 10.0
+"""How long close waits for the loop of another thread."""
+
 
 class LoopSession:
     """What one event loop owns: a driver, and the tracker of what it recalled."""
@@ -49,7 +53,8 @@ class LoopSession:
 class _LoopEntry:
     """A session that is open or being opened on one loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, replaces: _LoopEntry | None = None) -> None:
+        self.replaces = replaces
         self.opening: asyncio.Task[LoopSession] | None = None
         self.guard: AsyncGenerator[None, None] | None = None
 
@@ -62,6 +67,7 @@ class Connection:
         self._entries: dict[asyncio.AbstractEventLoop, _LoopEntry] = {}
         self._lock = threading.Lock()  # loops live in threads; held for dict operations only
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._local_server: LocalServer | None = None
         self._local_lock = threading.Lock()  # taken in worker threads only: starting takes seconds
         self._memory: Any = None
@@ -85,41 +91,90 @@ class Connection:
             entry = self._entries.get(loop)
             if entry is None:
                 self._drop_dead_loops()
-                entry = self._entries[loop] = _LoopEntry()
-                entry.opening = loop.create_task(self._open(entry), name="memorizz-async open")
-                entry.opening.add_done_callback(_retrieve)
+                entry = self._begin(loop, None)
+            elif self._has_lost_its_server(entry):
+                entry = self._begin(loop, entry)
         opening = entry.opening
         assert opening is not None
         if opening.done() and not opening.cancelled() and opening.exception() is None:
             return opening.result()
-        try:
-            # Shielded: the first caller may be cancelled while others wait for the same client.
-            return await asyncio.shield(opening)
-        except BaseException:
-            if opening.done():  # it failed: the next caller tries anew
-                self._forget(loop, entry)
-            raise
+        # Shielded: the first caller may be cancelled while others wait for the same client.
+        return await asyncio.shield(opening)
 
     async def close(self) -> None:
-        """Close every session on its own loop, then give up the local server. Idempotent."""
+        """Close every session on its own loop, then give up the local server. Idempotent.
+
+        A close whose caller is cancelled goes on; whoever closes next waits for it.
+        """
         with self._lock:
             self._closed = True
+            here = asyncio.get_running_loop()
+            if self._closing is None or self._closing.get_loop() is not here:
+                self._closing = here.create_task(self._close(), name="memorizz-async close")
+            closing = self._closing
+        await asyncio.shield(closing)
+
+    async def _close(self) -> None:
+        with self._lock:
             entries, self._entries = self._entries, {}
-        here = asyncio.get_running_loop()
         try:
-            for loop, entry in entries.items():
-                if loop is here:
-                    await self._close_entry(entry)
-                elif loop.is_running():
-                    elsewhere = asyncio.run_coroutine_threadsafe(self._close_entry(entry), loop)
-                    await asyncio.wrap_future(elsewhere)
-                # A loop that is neither running nor closed closes its session when it shuts down.
+            outcomes = await asyncio.gather(
+                *(self._close_on(loop, entry) for loop, entry in entries.items()),
+                return_exceptions=True,
+            )
         finally:
             server, self._local_server = self._local_server, None
             if server is not None:
                 await asyncio.to_thread(server.release)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _close_on(self, loop: asyncio.AbstractEventLoop, entry: _LoopEntry) -> None:
+        if loop is asyncio.get_running_loop():
+            await self._close_entry(entry)
+        elif loop.is_running():
+            elsewhere = asyncio.run_coroutine_threadsafe(self._close_entry(entry), loop)
+            # Waited for, not awaited: that loop may end meanwhile, which closes its session too.
+            await asyncio.wait([asyncio.wrap_future(elsewhere)], timeout=_OTHER_LOOP_S)
+        # A loop that is neither running nor closed closes its session when it shuts down.
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, replaces: _LoopEntry | None) -> _LoopEntry:
+        """Start to open a session on the running loop; the lock is held."""
+        entry = self._entries[loop] = _LoopEntry(replaces)
+        entry.opening = loop.create_task(self._open(entry), name="memorizz-async open")
+        entry.opening.add_done_callback(partial(self._opened, loop, entry))
+        return entry
+
+    def _opened(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        entry: _LoopEntry,
+        opening: asyncio.Task[LoopSession],
+    ) -> None:
+        """Forget a session that could not be opened, so that the next caller tries anew.
+
+        Asking for the error marks it as seen: all who waited for it may have been cancelled.
+        """
+        if opening.cancelled() or opening.exception() is not None:
+            self._forget(loop, entry)
+
+    def _has_lost_its_server(self, entry: _LoopEntry) -> bool:
+        """Whether the mongod that we started is gone: starting it again is our business."""
+        opening = entry.opening
+        return (
+            self._local_server is not None
+            and opening is not None
+            and opening.done()
+            and not opening.cancelled()
+            and opening.exception() is None
+            and not opening.result().driver.knows_a_server()
+        )
 
     async def _open(self, entry: _LoopEntry) -> LoopSession:
+        if entry.replaces is not None and entry.replaces.guard is not None:
+            old, entry.replaces = entry.replaces.guard, None
+            await old.aclose()
         driver = await self._open_driver()
         try:
             # Now, not in the middle of the first call: before a model is loaded for nothing.
@@ -194,17 +249,17 @@ class Connection:
             del self._entries[loop]
 
 
-def _retrieve(opening: asyncio.Task[LoopSession]) -> None:
-    """Mark the error as seen: every caller that waits gets it, and all may have been cancelled."""
-    if not opening.cancelled():
-        opening.exception()
-
-
 def folder_of(uri: str) -> Path | None:
     """The data folder that `local:///a/folder` names; None for the default one."""
     if uri in ("local", "local://"):
         return None
     parts = urlsplit(uri)
+    if parts.query or parts.fragment or not parts.path:
+        raise InvalidURIError(
+            "The address of a local server names no folder",
+            seen=uri,
+            fix="write local, or local:///a/folder",
+        )
     folder = unquote(f"{parts.netloc}{parts.path}")
     # local:///C:/data names C:/data: a drive letter follows the third slash on Windows.
     if len(folder) > 2 and folder[0] == "/" and folder[2] == ":":

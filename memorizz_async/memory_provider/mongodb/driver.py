@@ -19,7 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import bson
@@ -41,6 +41,7 @@ from memorizz_async.errors import (
     UnsupportedOperationError,
 )
 from memorizz_async.memory_provider.mongodb.protocol import (
+    DUPLICATE_KEY,
     Document,
     Driver,
     InsertOutcome,
@@ -59,8 +60,11 @@ _DRIVERS_OWN = (
     OverflowError,
 )
 _AUTHENTICATION_CODES = frozenset({11, 13, 18, 8000})
+_ROWS_A_BATCH = 500
+"""The driver decodes a batch in one go, on the loop."""
+_CLOSE_S = 1.0
+"""How long to say goodbye to a cursor that was left early; the server forgets it anyway."""
 _TIMEOUT_CODES = frozenset({50, 262})  # MaxTimeMSExpired, ExceededTimeLimit
-_DUPLICATE_KEY = 11000
 
 
 def _mapped(
@@ -93,6 +97,12 @@ class _MongoDriver:
         self._database = client[config.db_name]
         self._selection_ms = config.server_selection_timeout_ms
 
+    def knows_a_server(self) -> bool:
+        known: bool = self._client.topology_description.has_readable_server(
+            self._client.read_preference
+        )
+        return known
+
     @_mapped
     async def connect(self, *, deadline: Deadline) -> None:
         """What every operation does first."""
@@ -108,7 +118,9 @@ class _MongoDriver:
         deadline: Deadline,
     ) -> list[Document]:
         with self._bounded(f"find in {collection!r}", deadline):
-            cursor = self._database[collection].find(query, projection, limit=limit)
+            cursor = self._database[collection].find(
+                query, projection, limit=limit, batch_size=_ROWS_A_BATCH
+            )
             rows: list[Document] = await cursor.to_list(None)
             return rows
 
@@ -147,7 +159,8 @@ class _MongoDriver:
                 yield batch
         finally:
             if cursor is not None:
-                await cursor.close()
+                with suppress(*_DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
+                    await cursor.close()
 
     @_mapped
     async def insert_many(
@@ -173,6 +186,12 @@ class _MongoDriver:
         with self._bounded(f"update of {collection!r}", deadline):
             result = await self._database[collection].update_many(query, update)
             return int(result.matched_count)
+
+    @_mapped
+    async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int:
+        with self._bounded(f"deleting from {collection!r}", deadline):
+            result = await self._database[collection].delete_many(query)
+            return int(result.deleted_count)
 
     @_mapped
     async def create_index(
@@ -208,9 +227,9 @@ class _MongoDriver:
 
         Under pymongo.timeout the driver would look for one until the whole deadline is over.
         """
-        preference = self._client.read_preference
-        if self._client.topology_description.has_readable_server(preference):
+        if self.knows_a_server():
             return
+        preference = self._client.read_preference
         within = min(deadline.remaining_s("looking for a server"), self._selection_ms / 1000)
         with pymongo.timeout(within):
             await self._client.admin.command({"ping": 1}, read_preference=preference)
@@ -263,6 +282,9 @@ class _MemoryDriver(_MotorDriver):
     @_mapped
     async def command(self, command: Document, *, deadline: Deadline) -> Document:
         raise _memory_cannot(f"run the command {next(iter(command))!r}")
+
+    def knows_a_server(self) -> bool:
+        return True
 
     async def _find_server(self, deadline: Deadline) -> None:
         """There is none to look for."""
@@ -384,9 +406,9 @@ def blocking_command(
 def _refusal(entry: Mapping[str, Any]) -> Refusal:
     code = int(entry.get("code", 0))
     # mongomock names no key: its only unique index is that of `_id`.
-    same_id = code == _DUPLICATE_KEY and entry.get("keyPattern", {"_id": 1}) == {"_id": 1}
+    same_id = code == DUPLICATE_KEY and entry.get("keyPattern", {"_id": 1}) == {"_id": 1}
     # The server quotes the row's values, which are none of a log's business.
-    reason = "a row of this key is there already" if code == _DUPLICATE_KEY else ""
+    reason = "a row of this key is there already" if code == DUPLICATE_KEY else ""
     return Refusal(code, reason or redact_uri(str(entry.get("errmsg", ""))), same_id)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from memorizz_async.config import MongoDBConfig, check_quantization
 from memorizz_async.deadline import Deadline
@@ -14,6 +16,10 @@ from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress, SearchIndex
 from memorizz_async.memory_provider.mongodb.vector_search.atlas import has_no_search
 from memorizz_async.memory_provider.mongodb.vector_search.index_state import look
+
+log = logging.getLogger(__name__)
+
+_THERE_ALREADY = frozenset({85, 86})  # IndexOptionsConflict, IndexKeySpecsConflict
 
 
 @dataclass
@@ -37,14 +43,30 @@ async def ensure_ordinary(
 
 
 async def _ordinary(driver: Driver, collection: str, deadline: Deadline) -> list[str]:
-    tenant = await driver.create_index(
-        collection, [("memory_id", 1), ("user_id", 1)], name="tenant", deadline=deadline
-    )
-    user = await driver.create_index(collection, [("user_id", 1)], name="user", deadline=deadline)
-    expiry = await driver.create_index(
-        collection, [("expires_at", 1)], name="expiry", expireAfterSeconds=0, deadline=deadline
-    )
-    return [tenant, user, expiry]
+    return [
+        await _one(driver, collection, "tenant", [("memory_id", 1), ("user_id", 1)], deadline),
+        await _one(driver, collection, "user", [("user_id", 1)], deadline),
+        await _one(
+            driver, collection, "expiry", [("expires_at", 1)], deadline, expireAfterSeconds=0
+        ),
+    ]
+
+
+async def _one(
+    driver: Driver,
+    collection: str,
+    name: str,
+    keys: Sequence[tuple[str, int]],
+    deadline: Deadline,
+    **options: Any,
+) -> str:
+    try:
+        return await driver.create_index(collection, keys, name=name, deadline=deadline, **options)
+    except DatabaseError as error:
+        if error.code not in _THERE_ALREADY:
+            raise
+        log.info("%r has an index like %r of its own: it stays as it is", collection, name)
+        return name
 
 
 async def server_has_search(driver: Driver, collection: str, deadline: Deadline) -> bool:

@@ -130,6 +130,11 @@ def touch_update(count: int, at: datetime) -> Document:
     return {"$inc": {"recall_count": count}, "$set": {"last_recalled_at": at}}
 
 
+def expired_filter(ids: Sequence[Any], now: datetime) -> Document:
+    """Rows by id whose time is over."""
+    return {"_id": {"$in": list(ids)}, "expires_at": {"$lte": now}}
+
+
 def any_embedded_filter() -> Document:
     """Rows of a collection that have a vector, whoever's: to learn its dimension, nothing else."""
     return {"embedding": {"$exists": True, "$ne": None}}

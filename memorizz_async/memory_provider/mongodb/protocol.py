@@ -10,6 +10,9 @@ from memorizz_async.deadline import Deadline
 
 Document = dict[str, Any]
 
+DUPLICATE_KEY = 11000
+"""MongoDB's code for a row that a unique index does not take."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -33,6 +36,9 @@ class Driver(Protocol):
     name: str
     address: str
     """Fit for messages: without credentials."""
+
+    def knows_a_server(self) -> bool:
+        """Whether a server is known now that could answer; does not look for one."""
 
     async def connect(self, *, deadline: Deadline) -> None:
         """Reach a server, or raise ServerUnavailableError within the selection timeout."""
@@ -68,6 +74,8 @@ class Driver(Protocol):
     async def update_many(
         self, collection: str, query: Document, update: Document, *, deadline: Deadline
     ) -> int: ...
+
+    async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int: ...
 
     async def create_index(
         self,

@@ -19,6 +19,8 @@ from memorizz_async.vectors import Vector, stored_vector, to_bson
 
 Row = dict[str, Any]
 
+_LARGEST = 16_000_000  # of the server's 16 MiB, with room for our own fields and the vector
+
 _OURS = ("embedding", "embedding_model", "recall_count", "last_recalled_at")
 
 
@@ -85,9 +87,16 @@ def _check_identity(row_id: Any, dedup_key: Any) -> None:
 def _check_storable(fields: Row) -> None:
     """BSON takes not every value. Seen only while writing, it would stop a write half-way."""
     storable = {name: value for name, value in fields.items() if name != "embedding"}
-    if _fits_bson(storable):
+    size = _bson_size(storable)
+    if size is not None and size <= _LARGEST:
         return
-    name = next((name for name, value in storable.items() if not _fits_bson({name: value})), "")
+    if size is not None:
+        raise InvalidInputError(
+            "A memory is larger than MongoDB stores",
+            seen=f"{size:,} bytes, not at most {_LARGEST:,}",
+            fix="split it; what is recalled should be short",
+        )
+    name = next(name for name, value in storable.items() if _bson_size({name: value}) is None)
     raise InvalidInputError(
         f"The field {name!r} of a memory holds a value that MongoDB cannot store",
         seen=f"a {type(storable.get(name)).__name__}",  # never the value: it is the user's
@@ -96,12 +105,12 @@ def _check_storable(fields: Row) -> None:
     )
 
 
-def _fits_bson(document: Row) -> bool:
+def _bson_size(document: Row) -> int | None:
+    """Its bytes as BSON; None where it cannot be BSON."""
     try:
-        bson.encode(document)
+        return len(bson.encode(document))
     except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
-        return False
-    return True
+        return None
 
 
 def new_row(

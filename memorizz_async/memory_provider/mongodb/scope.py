@@ -70,12 +70,14 @@ class Scope:
     def filter(self, memory_type: MemoryType) -> dict[str, Any]:
         """The filter of this scope, of operators that `$vectorSearch` accepts too.
 
-        In the agent-wide stores a user also sees the rows that have no user, as in memorizz.
+        In the agent-wide stores a user also sees the rows of a `memory_id` that have no user, as in
+        memorizz. Without a `memory_id` those would be every tenant's, so that it sees its own only.
         """
         conditions: dict[str, Any] = {}
         if self.memory_id is not UNSET:
             conditions["memory_id"] = self.memory_id
-        if isinstance(self.user_id, str) and memory_type.is_agent_wide:
+        is_shared = memory_type.is_agent_wide and self.memory_id is not UNSET
+        if isinstance(self.user_id, str) and is_shared:
             conditions["$or"] = [{"user_id": self.user_id}, {"user_id": None}]
         elif self.user_id is not UNSET:
             conditions["user_id"] = self.user_id

@@ -14,14 +14,15 @@ from memorizz_async.errors import (
     InvalidInputError,
     WriteError,
 )
-from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
+from memorizz_async.memory_provider.mongodb.protocol import DUPLICATE_KEY, Driver, Refusal
 from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, public_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.slices import in_slices
 from memorizz_async.vectors import Vector, checked_vector
 
 _ROWS_A_WRITE = 500
 """A few milliseconds of BSON encoding on the loop between two awaits."""
-_DUPLICATE_KEY = 11000
 
 
 @dataclass
@@ -54,12 +55,12 @@ def with_embedding(memory: Any, embedding: Any) -> Any:
     return {**memory, "embedding": embedding}
 
 
-def drafts(
+async def drafts(
     memories: Sequence[str | Mapping[str, Any]], *, memory_id: Scoped, user_id: Scoped
 ) -> list[Draft]:
     """The memories, checked; nothing has been sent. Raises InvalidInputError, naming which one."""
-    checked = []
-    for position, memory in enumerate(memories):
+    checked: list[Draft] = []
+    async for position, memory in in_slices(enumerate(memories)):
         try:
             checked.append(_draft(memory, memory_id, user_id))
         except InvalidInputError as error:
@@ -100,46 +101,77 @@ async def insert(
     everything that could be written was.
     """
     now = datetime.now(UTC)
-    rows = [item.row(now) for item in items]
-    failed: dict[int, str] = {}
-    codes: set[int] = set()
-    for start in range(0, len(rows), _ROWS_A_WRITE):
-        chunk = rows[start : start + _ROWS_A_WRITE]
+    ids: list[Any] = []
+    failed: dict[int, Refusal] = {}
+    for start in range(0, len(items), _ROWS_A_WRITE):
+        rows = [item.row(now) for item in items[start : start + _ROWS_A_WRITE]]
+        ids += [row["_id"] for row in rows]
         try:
-            outcome = await driver.insert_many(collection, chunk, deadline=deadline)
+            refused = await _insert_rows(driver, collection, rows, now, deadline)
         except DatabaseError as error:
             if start == 0:
                 raise
-            failed.update(dict.fromkeys(range(start, len(rows)), str(error)))
-            raise _write_error(rows, failed, collection, error.code) from error
-        for position, refusal in outcome.refused.items():
-            if refusal.same_id and rows[start + position].get("dedup_key"):
-                continue  # the row that an earlier write of this key made
-            failed[start + position] = refusal.reason
-            codes.add(refusal.code)
+            unknown = Refusal(error.code or 0, str(error), same_id=False)
+            failed.update(dict.fromkeys(range(start, len(items)), unknown))
+            ids += [None] * (len(items) - len(ids))
+            raise _write_error(ids, failed, collection) from error
+        failed.update({start + position: refusal for position, refusal in refused.items()})
     if not failed:
-        return [public_id(row["_id"]) for row in rows]
-    if len(rows) == 1 and codes == {_DUPLICATE_KEY}:
+        return [public_id(row_id) for row_id in ids]
+    if len(items) == 1 and failed[0].code == DUPLICATE_KEY:
         raise DuplicateMemoryError(
-            f"{collection!r} holds a row with this _id already",
-            seen=public_id(rows[0]["_id"]),
+            f"{collection!r} holds a row with this _id already"
+            if failed[0].same_id
+            else f"A unique index of {collection!r} does not take the row",
+            seen=public_id(ids[0]),
             fix="leave _id out, or pass a dedup_key, which makes a repeated write harmless",
-            code=_DUPLICATE_KEY,
+            code=DUPLICATE_KEY,
         )
-    raise _write_error(rows, failed, collection, codes.pop() if len(codes) == 1 else None)
+    raise _write_error(ids, failed, collection)
 
 
-def _write_error(
-    rows: Sequence[Row], failed: Mapping[int, str], collection: str, code: int | None
-) -> WriteError:
-    position, reason = next(iter(failed.items()))
+async def _insert_rows(
+    driver: Driver, collection: str, rows: Sequence[Row], now: datetime, deadline: Deadline
+) -> dict[int, Refusal]:
+    """Write some rows; those that were refused, by position. A `dedup_key` that is there already
+    is no refusal, unless its row has expired: then that one makes way, since nobody can see it.
+    """
+    outcome = await driver.insert_many(collection, rows, deadline=deadline)
+    refused = dict(outcome.refused)
+    again = [
+        position
+        for position, refusal in refused.items()
+        if refusal.same_id and rows[position].get("dedup_key")
+    ]
+    for position in again:
+        del refused[position]
+    if again:
+        expired = expired_filter([rows[position]["_id"] for position in again], now)
+        if await driver.delete_many(collection, expired, deadline=deadline):
+            retried = await driver.insert_many(
+                collection, [rows[position] for position in again], deadline=deadline
+            )
+            refused.update(
+                {
+                    again[position]: refusal
+                    for position, refusal in retried.refused.items()
+                    if not refusal.same_id
+                }
+            )
+    return refused
+
+
+def _write_error(ids: Sequence[Any], failed: Mapping[int, Refusal], collection: str) -> WriteError:
+    position, refusal = next(iter(failed.items()))
+    codes = {each.code for each in failed.values()}
     return WriteError(
-        f"{len(failed)} of {len(rows)} rows were not written to {collection!r}",
-        failed=failed,
+        f"{len(failed)} of {len(ids)} rows were not written to {collection!r}, or not for certain",
+        failed={index: each.reason for index, each in failed.items()},
         written_ids={
-            index: public_id(row["_id"]) for index, row in enumerate(rows) if index not in failed
+            index: public_id(row_id) for index, row_id in enumerate(ids) if index not in failed
         },
-        seen=f"row {position}: {reason}",
-        fix="write those that `failed` names again; the others are stored",
-        code=code,
+        seen=f"row {position}: {refusal.reason}",
+        fix="write those that `failed` names again, with a dedup_key where the connection broke, "
+        "so that none comes twice; the others are stored",
+        code=codes.pop() if len(codes) == 1 else None,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
+import bson
 import numpy as np
 
 from memorizz_async.memory_provider.mongodb.pipelines import (
@@ -58,7 +59,7 @@ async def search(driver: Driver, request: SearchRequest) -> SearchAnswer:
     if report is not None and not found:
         raise report
     with step(request.trace, "rows of the hits"):
-        return SearchAnswer(NAME, await _rows(driver, request, dict(found)), report)
+        return SearchAnswer(NAME, await _rows(driver, request, found), report)
 
 
 def _offer(batch: bytes, request: SearchRequest, best: TopK, unsearchable: Unsearchable) -> None:
@@ -83,16 +84,22 @@ def _add(unsearchable: Unsearchable, block: VectorBlock, position: int, reason: 
 
 
 async def _rows(
-    driver: Driver, request: SearchRequest, found: dict[object, float]
+    driver: Driver, request: SearchRequest, found: list[tuple[object, float]]
 ) -> list[tuple[dict[str, object], float]]:
     if not found:
         return []
     rows = await driver.find(
         request.collection,
-        rows_by_id_filter(list(found), request.conditions, request.now),
+        rows_by_id_filter([row_id for row_id, _ in found], request.conditions, request.now),
         projection=row_projection(request.include_embedding),
         deadline=request.deadline,
     )
-    by_id = {row["_id"]: row for row in rows}
+    by_id = {_key(row["_id"]): row for row in rows}
+    keyed = [(_key(row_id), score) for row_id, score in found]
     # A row that was deleted between the scan and this read is simply not there any more.
-    return [(by_id[row_id], score) for row_id, score in found.items() if row_id in by_id]
+    return [(by_id[key], score) for key, score in keyed if key in by_id]
+
+
+def _key(row_id: object) -> bytes:
+    """An id as a key of a dict: another program's may be a sub-document, which is none."""
+    return bson.encode({"": row_id})
