@@ -160,9 +160,7 @@ async def test_what_no_row_can_match_is_not_even_embedded(
     assert hits.explain.filter is None
 
 
-async def test_a_unit_filters_every_type(
-    provider: AsyncMongoDBProvider, settle: Settle
-) -> None:
+async def test_a_unit_filters_every_type(provider: AsyncMongoDBProvider, settle: Settle) -> None:
     """One filter for all the types of a recall."""
     kinds = [KB, MemoryType.CONVERSATION_MEMORY]
     for kind in kinds:
