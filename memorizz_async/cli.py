@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
+    from memorizz_async.memory_provider.mongodb.indexes import IndexReport
+    from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
 
 T = TypeVar("T")
 
@@ -40,6 +42,7 @@ examples:
   memorizz-async store "I like my coffee black" --memory-id me
   memorizz-async recall "what do I drink?" --memory-id me
   memorizz-async recall "deploy" --memory-id me --type WORKFLOW_MEMORY --limit 3
+  memorizz-async recall "tea" --memory-id me --explain
   memorizz-async local status
 
 The database is --uri, else MONGODB_URI (also from .env), else `local`:
@@ -132,6 +135,15 @@ def parser() -> argparse.ArgumentParser:
     recall.add_argument(
         "--limit", type=int, default=5, metavar="N", help="hits a type (default: %(default)s)"
     )
+    recall.add_argument(
+        "--filter",
+        type=_filter,
+        metavar="JSON",
+        help='only memories that match, as \'{"role": "user"}\'',
+    )
+    recall.add_argument(
+        "--explain", action="store_true", help="show how each memory was found, and by what search"
+    )
     recall.set_defaults(run=_recall, usage=recall)
 
     store = commands.add_parser(
@@ -184,6 +196,13 @@ def _memory_type(name: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def _filter(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"this is not JSON: {error}") from error
+
+
 def _demo(options: argparse.Namespace) -> None:
     from memorizz_async.demo.run import DATABASE, QUESTIONS, DemoOptions, run_demo
     from memorizz_async.demo.screen import Screen
@@ -200,6 +219,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _recall(options: argparse.Namespace) -> None:
+    from memorizz_async.demo.explained import explained_view
     from memorizz_async.demo.report import memories_table, times_line
     from memorizz_async.enums import ApplicationMode
     from memorizz_async.memory_unit import MemoryUnit
@@ -209,15 +229,25 @@ def _recall(options: argparse.Namespace) -> None:
     results = _on_provider(
         options,
         lambda provider: MemoryUnit(memory_provider=provider).retrieve_all_memory_types_async(
-            options.query, limits=dict.fromkeys(types, options.limit), **tenant
+            options.query,
+            limits=dict.fromkeys(types, options.limit),
+            filter=options.filter,
+            explain=options.explain,
+            **tenant,
         ),
     )
     for name, error in results.errors.items():
         _print_error(error, f"{name}: ")
     if options.json:
-        _print_json({"results": results, "timings": asdict(results.timings)})
-    else:
-        _console().print(memories_table(results), times_line(results.timings))
+        shown = {"results": results, "timings": asdict(results.timings)}
+        if options.explain:
+            shown["explain"] = {key: asdict(told) for key, told in results.explain.items()}
+        _print_json(shown)
+        return
+    console = _console()
+    console.print(memories_table(results), times_line(results.timings))
+    for name, told in results.explain.items():
+        console.print(explained_view(name, told))
 
 
 def _store(options: argparse.Namespace) -> None:
@@ -233,11 +263,21 @@ def _store(options: argparse.Namespace) -> None:
 
 
 def _indexes(options: argparse.Namespace) -> None:
-    report = _on_provider(
-        options,
-        lambda provider: provider.ensure_indexes_async(timeout_ms=_INDEX_TIMEOUT_MS),
-        embeds=False,
-    )
+    standing: dict[str, str] = {}
+
+    def ensure(provider: AsyncMongoDBProvider) -> Awaitable[IndexReport]:
+        return provider.ensure_indexes_async(progress=show, timeout_ms=_INDEX_TIMEOUT_MS)
+
+    def show(told: IndexProgress) -> None:
+        standing[told.collection] = told.status
+        ready = sum(status == "READY" for status in standing.values())
+        spinner.update(
+            f"search indexes: {ready} of {len(standing)} ready; "
+            f"{told.collection} is {told.status} after {told.waited_s:.0f} s …"
+        )
+
+    with _console(stderr=True).status("looking at the indexes …") as spinner:
+        report = _on_provider(options, ensure, embeds=False, spins=False)
     if options.json:
         _print_json(asdict(report))
         return
@@ -268,10 +308,12 @@ def _on_provider(
     call: Callable[[AsyncMongoDBProvider], Awaitable[T]],
     *,
     embeds: bool = True,
+    spins: bool = True,
 ) -> T:
     """The result of a call on a provider of the options' database, which is closed afterwards.
 
-    Meanwhile a spinner turns on standard error, where that is a terminal.
+    Meanwhile a spinner turns on standard error, where that is a terminal; `spins` is whether it is
+    ours.
     """
     from memorizz_async.config import MongoDBConfig
     from memorizz_async.embeddings import AsyncEmbeddingProvider
@@ -288,7 +330,8 @@ def _on_provider(
         finally:
             await embedder.close_async()
 
-    with _console(stderr=True).status("starting the database and the model …"):
+    said = "starting the database and the model …"
+    with _console(stderr=True).status(said) if spins else contextlib.nullcontext():
         return asyncio.run(run())
 
 

@@ -160,9 +160,9 @@ async def test_large_writes_and_answers_let_the_loop_go_on(
     counter.cancel()
     await asyncio.gather(counter, return_exceptions=True)
     assert len(hits) == 2000
-    assert after_write >= 8
+    assert after_write >= 6
     if backend != "memory":  # mongomock, a toy for tests, reads them in one go
-        assert turns - after_write >= 8
+        assert turns - after_write >= 6
 
 
 async def test_an_index_of_another_name_is_left_as_it_is(

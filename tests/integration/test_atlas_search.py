@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,12 +16,17 @@ from support.embedder import DIMENSIONS, CountingEmbedder, vector_of
 
 from memorizz_async import (
     AsyncMongoDBProvider,
+    ConfigurationError,
     DatabaseError,
     MemoryType,
     MongoDBConfig,
     OperationTimeoutError,
 )
+from memorizz_async.deadline import Deadline
+from memorizz_async.memory_provider.mongodb import vector_search
 from memorizz_async.memory_provider.mongodb.filters import DEFAULT_FIELDS
+from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
+from memorizz_async.memory_provider.mongodb.vector_search.index_state import look
 
 KB = MemoryType.LONG_TERM_MEMORY
 
@@ -98,8 +105,6 @@ async def test_an_index_of_memorizz_is_widened_and_keeps_its_fields(
     """The `vector_index` of memorizz keeps its fields and gains the filter fields that we need."""
     await provider.store_async("a", KB, memory_id="m")
     session = await provider._connection.session()
-    from memorizz_async.deadline import Deadline
-
     deadline = Deadline.after(20_000)
     vector = {"type": "vector", "path": "embedding", "numDimensions": 8, "similarity": "cosine"}
     theirs = [vector, {"type": "filter", "path": "embedded_by"}]
@@ -143,3 +148,292 @@ async def test_every_servers_no_search_here_leads_to_the_scan(
     hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
     assert (hits.strategy, len(hits)) == ("scan", 1)
     assert (await provider.ensure_indexes_async([KB])).search == {}
+
+
+async def command(provider: AsyncMongoDBProvider, **body: Any) -> None:
+    """What somebody else does to the indexes, behind our back."""
+    session = await provider._connection.session()
+    await session.driver.command(body, deadline=Deadline.after(20_000))
+
+
+async def recall(provider: AsyncMongoDBProvider, **options: Any) -> Any:
+    return await provider.retrieve_memory_units_by_query_async("a", None, "m", KB, **options)
+
+
+async def test_the_definition_is_as_configured(config: MongoDBConfig) -> None:
+    """Dimension, similarity, quantization, name, and the filter fields of this type."""
+    chosen = replace(
+        config,
+        similarity="dotProduct",
+        quantization="scalar",
+        vector_index_name="mine",
+        filter_fields={"KNOWLEDGE_BASE": ["metadata.topic"]},
+    )
+    async with AsyncMongoDBProvider(chosen) as provider:
+        await provider.ensure_indexes_async([KB, "summaries"])
+        session = await provider._connection.session()
+        fields = {}
+        for collection in ("knowledge_base", "summaries"):
+            state = await look(session.driver, collection, "mine", Deadline.after(10_000))
+            assert state is not None
+            fields[collection] = state.definition["fields"]
+    vector = {
+        "type": "vector",
+        "path": "embedding",
+        "numDimensions": DIMENSIONS,
+        "similarity": "dotProduct",
+        "quantization": "scalar",
+    }
+    filters = [{"type": "filter", "path": path} for path in DEFAULT_FIELDS]
+    assert fields["summaries"] == [vector, *filters]
+    assert fields["knowledge_base"] == [
+        vector,
+        *filters,
+        {"type": "filter", "path": "metadata.topic"},
+    ]
+
+
+async def test_binary_quantization_of_other_dimensions_is_refused_before_it_is_sent(
+    config: MongoDBConfig,
+) -> None:
+    """Where the dimension is configured, and where the embedder has it."""
+    with pytest.raises(ConfigurationError, match="multiple of 8"):
+        replace(config, dimensions=12, quantization="binary")
+
+    async def twelve(texts: list[str]) -> list[list[float]]:
+        return [[1.0] * 12 for _ in texts]
+
+    unsaid = replace(config, dimensions=None, quantization="binary")
+    async with AsyncMongoDBProvider(unsaid, embedding_provider=twelve) as provider:
+        with pytest.raises(ConfigurationError, match="12 dimensions"):
+            await provider.ensure_indexes_async([KB])
+
+
+async def test_progress_is_told_while_an_index_is_awaited(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin
+) -> None:
+    """Each change of how it stands, once, from missing to ready."""
+    standin.pace.manual = True
+    seen: list[IndexProgress] = []
+    building = asyncio.create_task(provider.ensure_indexes_async([KB], progress=seen.append))
+    for status in ("PENDING", "BUILDING"):
+        while not seen or seen[-1].status != status:
+            assert not building.done()
+            await asyncio.wait([building], timeout=0.01)
+        await standin.step_builds()
+    await building
+    assert [told.status for told in seen] == ["MISSING", "PENDING", "BUILDING", "READY"]
+    assert [told.queryable for told in seen] == [False, False, False, True]
+    assert {(told.collection, told.index) for told in seen} == {("knowledge_base", "vector_index")}
+
+
+async def test_a_failed_build_is_an_error_at_once_with_the_servers_words(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin
+) -> None:
+    """Nobody waits out a deadline for an index that will never be ready."""
+    standin.pace.manual = True
+    building = asyncio.create_task(provider.ensure_indexes_async([KB], timeout_ms=60_000))
+    while not list(standin.indexes.named("vector_index")):
+        await asyncio.wait([building], timeout=0.01)
+    await standin.fail_build("vector_index", "out of disk")
+    with pytest.raises(DatabaseError, match="out of disk") as caught:
+        await building
+    assert not isinstance(caught.value, OperationTimeoutError)
+
+
+@pytest.mark.parametrize("duplicates", ["different", "always"])
+async def test_programs_that_make_the_same_indexes_at_once_all_succeed(
+    mongod: Any, db_name: str, duplicates: Any
+) -> None:
+    """Also where a second creation is always a "Duplicate Index", and with other filter fields."""
+    with AtlasStandin(mongod.host, mongod.port, duplicates=duplicates).in_thread() as standin:
+        base = MongoDBConfig(standin.uri, db_name, driver="pymongo", dimensions=DIMENSIONS)
+        configs = [replace(base, filter_fields=[f"field{n % 3}"]) for n in range(5)]
+        providers = [AsyncMongoDBProvider(config) for config in configs]
+        reports = await asyncio.gather(
+            *(provider.ensure_indexes_async([KB, "summaries"]) for provider in providers)
+        )
+        session = await providers[0]._connection.session()
+        state = await look(session.driver, "knowledge_base", "vector_index", Deadline.after(10_000))
+        assert state is not None
+        paths = {field["path"] for field in state.definition["fields"]}
+        assert {"field0", "field1", "field2"} <= paths
+        assert all(set(report.search) == {"knowledge_base", "summaries"} for report in reports)
+        for provider in providers:
+            await provider.close_async()
+
+
+async def test_an_index_that_is_still_being_dropped_is_made_anew(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin
+) -> None:
+    """Its name is free a moment later."""
+    await provider.ensure_indexes_async([KB])
+    standin.pace.dropping_s = 0.5
+    await command(provider, dropSearchIndex="knowledge_base", name="vector_index")
+    report = await provider.ensure_indexes_async([KB])
+    assert report.search == {"knowledge_base": "created"}
+
+
+async def test_a_cluster_without_room_says_what_to_do(mongod: Any, db_name: str) -> None:
+    """A free cluster holds three search indexes: name the types that are used."""
+    with AtlasStandin(mongod.host, mongod.port, max_indexes=3).in_thread() as standin:
+        config = MongoDBConfig(standin.uri, db_name, driver="pymongo", dimensions=DIMENSIONS)
+        async with AsyncMongoDBProvider(config) as provider:
+            with pytest.raises(DatabaseError, match=r"M0.*ensure_indexes_async"):
+                await provider.ensure_indexes_async()
+
+
+async def test_another_kind_of_index_by_that_name_is_left_alone(
+    provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An Atlas Search index of that name cannot serve: the scan does, and ensuring says so."""
+    await provider.store_async("a", KB, memory_id="m")
+    index = {"name": "vector_index", "definition": {"mappings": {"dynamic": True}}}
+    await command(provider, createSearchIndexes="knowledge_base", indexes=[index])
+    assert (await recall(provider)).strategy == "scan"
+    with pytest.raises(DatabaseError, match="vector_index_name"):
+        await provider.ensure_indexes_async([KB])
+
+
+async def test_a_dropped_index_never_looks_like_no_memories(
+    provider: AsyncMongoDBProvider,
+    config: MongoDBConfig,
+    standin: AtlasStandin,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It would answer with nothing and no error: the scan finds the rows, and the log says why."""
+    await provider.ensure_indexes_async([KB])
+    await provider.store_async("a", KB, memory_id="m")
+    await standin.sync()
+    strict = replace(config, search_strategy="atlas")
+    async with AsyncMongoDBProvider(strict, embedding_provider=CountingEmbedder()) as insisting:
+        for asked in (provider, insisting):
+            assert (await recall(asked)).strategy == "atlas"
+        await command(provider, dropSearchIndex="knowledge_base", name="vector_index")
+        hits = await recall(provider)
+        assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+        with pytest.raises(DatabaseError, match="cannot serve"):
+            await recall(insisting)
+    assert [r for r in caplog.records if "exact scan" in r.getMessage()]
+
+
+async def test_an_empty_scope_is_an_empty_answer_by_the_index(
+    provider: AsyncMongoDBProvider,
+) -> None:
+    """Nothing there is nothing found, and no reason to doubt the index."""
+    await provider.ensure_indexes_async([KB])
+    hits = await recall(provider)
+    assert (hits, hits.strategy) == ([], "atlas")
+
+
+async def test_rows_that_the_index_has_not_seen_are_found_where_it_finds_nothing(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin
+) -> None:
+    """The first memories of a user are there at once."""
+    await provider.ensure_indexes_async([KB])
+    standin.lag_s = math.inf
+    await provider.store_async("a", KB, memory_id="m")
+    hits = await recall(provider, explain=True)
+    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+    assert "not caught up" in hits.explain.why
+    await standin.sync()
+    assert (await recall(provider)).strategy == "atlas"
+
+
+async def test_an_index_changed_behind_our_back_leads_to_the_scan(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin
+) -> None:
+    """Another dimension: the error of the search is taken for what it is."""
+    await provider.ensure_indexes_async([KB])
+    await provider.store_async("a", KB, memory_id="m")
+    await standin.sync()
+    assert (await recall(provider)).strategy == "atlas"
+    vector = {"type": "vector", "path": "embedding", "numDimensions": 3, "similarity": "cosine"}
+    fields = [vector, {"type": "filter", "path": "memory_id"}]
+    await command(
+        provider,
+        updateSearchIndex="knowledge_base",
+        name="vector_index",
+        definition={"fields": fields},
+    )
+    await standin.finish_builds()
+    hits = await recall(provider, explain=True)
+    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+    assert "another dimension" in hits.explain.why
+
+
+async def test_while_a_filter_field_is_being_added_the_scan_filters(
+    config: MongoDBConfig, standin: AtlasStandin
+) -> None:
+    """The old definition answers until the new one is built; it cannot filter by the new field."""
+    embedder = CountingEmbedder()
+    async with AsyncMongoDBProvider(config, embedding_provider=embedder) as before:
+        await before.ensure_indexes_async([KB])
+        await before.store_async({"content": "a", "mood": "good"}, KB, memory_id="m")
+    await standin.sync()
+    await standin.finish_builds()  # by steps, so that it stays so when time no longer counts
+    standin.pace.manual = True
+    more = replace(config, filter_fields=["mood"])
+    async with AsyncMongoDBProvider(more, embedding_provider=embedder) as provider:
+        with pytest.raises(OperationTimeoutError, match=r"BUILDING|PENDING"):
+            await provider.ensure_indexes_async([KB], timeout_ms=700)
+        hits = await recall(provider, filter={"mood": "good"})
+        assert (len(hits), hits.strategy) == (1, "scan")
+        assert (await recall(provider)).strategy == "atlas"
+        await standin.finish_builds()
+        await provider.ensure_indexes_async([KB])
+        hits = await recall(provider, filter={"mood": "good"})
+        assert (len(hits), hits.strategy) == (1, "atlas")
+
+
+async def test_a_search_service_that_is_gone_leads_to_the_scan_and_back(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mongod without its mongot still has every row; the index is tried again later."""
+    await provider.ensure_indexes_async([KB])
+    await provider.store_async("a", KB, memory_id="m")
+    await standin.sync()
+    assert (await recall(provider)).strategy == "atlas"
+    monkeypatch.setattr(vector_search, "_ASK_AGAIN_S", 0.0)
+    standin.mode = "unreachable"
+    for _ in range(2):
+        hits = await recall(provider)
+        assert (len(hits), hits.strategy) == (1, "scan")
+    standin.mode = "atlas"
+    assert (await recall(provider)).strategy == "atlas"
+
+
+async def test_waiting_for_rows_ends_at_the_deadline_and_names_them(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin
+) -> None:
+    """Those that the index has not seen."""
+    await provider.ensure_indexes_async([KB])
+    seen = await provider.store_async("a", KB, memory_id="m")
+    await standin.sync()
+    standin.lag_s = math.inf
+    late = await provider.store_async("b", KB, memory_id="m")
+    with pytest.raises(OperationTimeoutError, match=late) as caught:
+        await provider.wait_until_searchable_async([seen, late], KB, memory_id="m", timeout_ms=500)
+    assert seen not in str(caught.value)
+
+
+async def test_exact_and_candidates_reach_the_server(
+    provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`exact` without candidates, the caller's number, or 20 times the limit."""
+    await provider.ensure_indexes_async([KB])
+    session = await provider._connection.session()
+    stages = []
+    aggregate = session.driver.aggregate
+
+    async def watched(collection: str, pipeline: Any, **options: Any) -> Any:
+        stages.append(pipeline[0].get("$vectorSearch"))
+        return await aggregate(collection, pipeline, **options)
+
+    monkeypatch.setattr(session.driver, "aggregate", watched)
+    for options in ({"exact": True}, {"num_candidates": 999}, {"limit": 100}):
+        await recall(provider, **options)
+    exact, chosen, by_rule = (stage for stage in stages if stage)
+    assert exact["exact"] is True
+    assert "numCandidates" not in exact
+    assert (chosen["numCandidates"], by_rule["numCandidates"]) == (999, 2000)

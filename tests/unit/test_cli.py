@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from memorizz_async import __version__, cli
+from memorizz_async import (
+    BatchResults,
+    Explanation,
+    FoundBy,
+    HitExplanation,
+    Hits,
+    MemoryType,
+    RecallResults,
+    __version__,
+    cli,
+)
 from memorizz_async.errors import ServerUnavailableError
 
 
@@ -141,3 +152,45 @@ def test_the_package_runs_as_a_module() -> None:
     )
     assert "memorizz-async demo" in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) <= 80
+
+
+def test_a_recall_can_be_filtered_and_explained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The filter is JSON and reaches the call; the explanation is shown, in JSON too."""
+    hits = Hits(
+        [{"_id": "1", "content": "tea", "score": 0.9, "memory_signal": 0.8}],
+        strategy="scan",
+        explain=Explanation(
+            strategy="scan",
+            why="no $vectorSearch here",
+            index=None,
+            exact=True,
+            scope={"memory_id": "me"},
+            filter={"role": {"$eq": "user"}},
+            hits=[HitExplanation("1", 1, 0.9, (FoundBy("scan", 1, 0.9),))],
+            steps_ms={"scan": 1.5},
+        ),
+    )
+    types = {"SUMMARIES": MemoryType.SUMMARIES}
+    results = RecallResults(BatchResults({"SUMMARIES": hits}, types=types), total_ms=2.0)
+    seen: list[argparse.Namespace] = []
+
+    def answer(options: argparse.Namespace, call: object) -> RecallResults:
+        seen.append(options)
+        return results
+
+    monkeypatch.setattr(cli, "_on_provider", answer)
+    words = ["recall", "tea", "--memory-id", "me", "--filter", '{"role": "user"}', "--explain"]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "no $vectorSearch here" in shown
+    assert "scan: rank 1, 0.9000" in shown
+    assert seen[0].filter == {"role": "user"}
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["explain"]["SUMMARIES"]
+    assert told["filter"] == {"role": {"$eq": "user"}}
+    assert told["hits"][0]["found_by"] == [{"how": "scan", "rank": 1, "score": 0.9}]
+    with pytest.raises(SystemExit):
+        cli.main(["recall", "tea", "--memory-id", "me", "--filter", "{"])
+    assert "not JSON" in capsys.readouterr().err

@@ -177,3 +177,45 @@ def test_the_repr_names_every_setting_and_no_password() -> None:
         assert f"{field.name}=" in shown
     assert "timeout_ms=7" in shown
     assert repr(MongoDBConfig()).startswith("MongoDBConfig(")
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["metadata.topic", "mood"], ("a",), {}, {"LONG_TERM_MEMORY": ["a.b"]}]
+)
+def test_filter_fields_for_all_types_or_for_some(given: Any) -> None:
+    """A list of paths, or lists by memory type."""
+    assert MongoDBConfig(filter_fields=given).filter_fields == given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "mood",
+        5,
+        [5],
+        [""],
+        ["a..b"],
+        ["$a"],
+        ["a.$b"],
+        ["a.0"],
+        ["a\0"],
+        ["embedding"],
+        ["content"],
+        {"SUMMARIES": "mood"},
+        {"SUMMARIES": ["$a"]},
+    ],
+    ids=repr,
+)
+def test_a_path_that_cannot_be_filtered_by_is_refused(given: Any) -> None:
+    """What `find` and a search index would not understand alike."""
+    with pytest.raises(ConfigurationError, match="filter_fields"):
+        MongoDBConfig(filter_fields=given)
+
+
+def test_quantization_is_one_that_exists_and_fits() -> None:
+    """Binary vectors come in bytes."""
+    assert MongoDBConfig(quantization="binary", dimensions=384).quantization == "binary"
+    with pytest.raises(ConfigurationError, match="quantization"):
+        MongoDBConfig(quantization="int8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="multiple of 8"):
+        MongoDBConfig(quantization="binary", dimensions=12)

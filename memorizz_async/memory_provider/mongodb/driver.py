@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import math
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -128,10 +129,22 @@ class _MongoDriver:
     async def aggregate(
         self, collection: str, pipeline: Sequence[Document], *, deadline: Deadline
     ) -> list[Document]:
-        with self._bounded(f"aggregate on {collection!r}", deadline):
-            cursor = await self._aggregate(collection, pipeline)
-            rows: list[Document] = await cursor.to_list(None)
-            return rows
+        operation = f"aggregate on {collection!r}"
+        rows: list[Document]
+        if not any("$vectorSearch" in stage for stage in pipeline[:1]):
+            with self._bounded(operation, deadline):
+                rows = await (await self._aggregate(collection, pipeline)).to_list(None)
+                return rows
+        # A mongot that is down is HostUnreachable, and under pymongo.timeout a driver tries that
+        # again and again until the deadline is over, where somebody else could have answered.
+        left_s = deadline.remaining_s(operation)
+        try:
+            async with asyncio.timeout(left_s):
+                options = {"maxTimeMS": math.ceil(left_s * 1000)}
+                rows = await (await self._aggregate(collection, pipeline, **options)).to_list(None)
+                return rows
+        except TimeoutError as error:
+            raise deadline.exceeded(operation) from error
 
     async def raw_batches(
         self,
@@ -214,8 +227,10 @@ class _MongoDriver:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _aggregate(self, collection: str, pipeline: Sequence[Document]) -> Any:
-        return await self._database[collection].aggregate(list(pipeline))
+    async def _aggregate(
+        self, collection: str, pipeline: Sequence[Document], **options: Any
+    ) -> Any:
+        return await self._database[collection].aggregate(list(pipeline), **options)
 
     def _raw_cursor(
         self, collection: str, query: Document, projection: Document, batch_size: int
@@ -252,8 +267,10 @@ class _MongoDriver:
 class _MotorDriver(_MongoDriver):
     name = "motor"
 
-    async def _aggregate(self, collection: str, pipeline: Sequence[Document]) -> Any:
-        return self._database[collection].aggregate(list(pipeline))
+    async def _aggregate(
+        self, collection: str, pipeline: Sequence[Document], **options: Any
+    ) -> Any:
+        return self._database[collection].aggregate(list(pipeline), **options)
 
     async def close(self) -> None:
         # Motor closes on the calling thread: it says goodbye to the server and joins its monitors.
