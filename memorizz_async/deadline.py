@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from memorizz_async.errors import InvalidInputError, OperationTimeoutError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +43,22 @@ class Deadline:
             seen=seen,
             fix="raise timeout_ms, or ask for less",
         )
+
+
+def bound_of(timeout_ms: int | None) -> Deadline | None:
+    """The deadline that a caller set; None where none was."""
+    return None if timeout_ms is None else Deadline.after(timeout_ms)
+
+
+async def within(bound: Deadline | None, work: Awaitable[T], operation: str = "embedding") -> T:
+    """The result of a model's work, within the deadline of the call where it has one.
+
+    Giving up here does not disturb the model: a waiter that leaves takes nobody with it.
+    """
+    if bound is None:
+        return await work
+    try:
+        async with asyncio.timeout(bound.remaining_s(operation)):
+            return await work
+    except TimeoutError as error:
+        raise bound.exceeded(operation) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from memorizz_async.config import RecallMode
 from memorizz_async.enums.memory_type import MemoryType, memory_type_of, name_of
 from memorizz_async.errors import MemorizzAsyncError, StoredEmbeddingError, UnknownMemoryTypeError
 
@@ -16,7 +17,8 @@ Hit = dict[str, Any]
 class Hits(list[Hit]):
     """The rows that a query found, the best first.
 
-    strategy: how they were searched: `atlas` or `scan`.
+    strategy: how their vectors were searched: `atlas` or `scan`; `text` where only words were.
+    mode: `hybrid`, `vector` or `text`: what the order of the hits comes from.
     unsearchable: rows of the scope that could not be compared with the query, where there are any.
     """
 
@@ -26,9 +28,11 @@ class Hits(list[Hit]):
         *,
         strategy: str = "",
         unsearchable: StoredEmbeddingError | None = None,
+        mode: RecallMode = "vector",
     ) -> None:
         super().__init__(rows)
         self.strategy = strategy
+        self.mode = mode
         self.unsearchable = unsearchable
 
 

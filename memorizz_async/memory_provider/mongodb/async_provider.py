@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any, Literal, Self
 
-from memorizz_async.config import MongoDBConfig
-from memorizz_async.deadline import Deadline
+from memorizz_async.config import MongoDBConfig, RecallMode
+from memorizz_async.deadline import Deadline, bound_of
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
@@ -18,9 +17,10 @@ from memorizz_async.errors import (
     InvalidInputError,
     MemorizzAsyncError,
 )
-from memorizz_async.memory_provider.mongodb import writing
+from memorizz_async.memory_provider.mongodb import conversation, writing
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
+from memorizz_async.memory_provider.mongodb.hybrid import Recall, hits_of
 from memorizz_async.memory_provider.mongodb.indexes import (
     IndexReport,
     ensure_ordinary,
@@ -28,18 +28,20 @@ from memorizz_async.memory_provider.mongodb.indexes import (
     server_has_search,
 )
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
-from memorizz_async.memory_provider.mongodb.queries import Query, queries_of
+from memorizz_async.memory_provider.mongodb.queries import Query, queries_of, query_vectors
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
     collection_names,
     public_row,
-    stored_id,
+    stored_ids,
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.text_search import ensure_text
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 from memorizz_async.results import BatchResults, Hits
-from memorizz_async.vectors import EmbeddingLike, Vector
+from memorizz_async.retrieval.reranking import Reranker
+from memorizz_async.vectors import NO_VECTOR, EmbeddingLike, Vector
 
 OnError = Literal["raise", "partial"]
 
@@ -54,6 +56,7 @@ class AsyncMongoDBProvider:
     embedding_provider: what embeds texts where no embedding is given: an `AsyncEmbeddingProvider`,
         any object with its methods, or a callable `f(list[str]) -> vectors`, plain or async. None
         takes the process-wide one, on first need.
+    reranker: gives what a recall by text found its final order; see `Reranker`.
 
     Every method takes `timeout_ms`, the deadline of the whole call in milliseconds, which reaches
     the server; left out, the configuration's bounds the database's work alone. Every method raises
@@ -62,7 +65,11 @@ class AsyncMongoDBProvider:
     """
 
     def __init__(
-        self, config: MongoDBConfig | None = None, *, embedding_provider: Any = None
+        self,
+        config: MongoDBConfig | None = None,
+        *,
+        embedding_provider: Any = None,
+        reranker: Reranker | None = None,
     ) -> None:
         if config is not None and not isinstance(config, MongoDBConfig):
             raise ConfigurationError(
@@ -74,6 +81,7 @@ class AsyncMongoDBProvider:
         self._collections = collection_names(self.config.collections)
         self._connection = Connection(self.config)
         self._search = VectorSearch(self.config)
+        self._recall = Recall(self._search, self.config, reranker)
         self._given_embedder = embedding_provider
         self._embedder: Embedder | None = None
         self._dimensions = Dimensions(self.config.dimensions)
@@ -86,12 +94,7 @@ class AsyncMongoDBProvider:
         await self._connection.session()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.close_async()
 
     async def close_async(self) -> None:
@@ -156,26 +159,52 @@ class AsyncMongoDBProvider:
         which were not), EmbeddingError.
         """
         collection = self._collections[memory_type_of(memory_type)]
-        if isinstance(memories, str | Mapping) or not isinstance(memories, Iterable):
-            raise InvalidInputError(
-                "memories must be several memories", fix="use store_async for one"
-            )
-        items = writing.drafts(list(memories), memory_id=memory_id, user_id=user_id)
+        items = writing.drafts(memories, memory_id=memory_id, user_id=user_id)
         if not items:
             return []
-        bound = _bound(timeout_ms)
+        bound = bound_of(timeout_ms)
         session = await self._connection.session()
-        missing = [item for item in items if item.needs_embedding]
-        if missing:
-            texts = [str(item.fields["content"]) for item in missing]
-            embedder = self.embedder
-            matrix = await _within(bound, embedder.encode_documents_async(texts))
-            for item, vector in zip(missing, matrix, strict=True):
-                item.vector, item.model = vector, embedder.get_model_name()
+        texts = [str(item.fields.get("content")) for item in items]
+        await writing.embed(items, texts, lambda: self.embedder, bound)
         deadline = bound or self._default_deadline()
-        vectors = [item.vector for item in items if item.vector is not None]
-        await self._dimensions.check(session.driver, collection, vectors, deadline)
-        return await writing.insert(session.driver, collection, items, deadline)
+        return await writing.insert(session.driver, collection, items, deadline, self._dimensions)
+
+    async def store_conversation_async(
+        self,
+        turns: Iterable[str | Mapping[str, Any]],
+        memory_type: Any = MemoryType.CONVERSATION_MEMORY,
+        *,
+        session_id: str | None = None,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> list[str]:
+        """Append turns to their session, each findable by what was said around it; their ids.
+
+        turns: as in store_many_async, in order, one or many a call; best with the speaker's name in
+            `content` ("Ada: yes"). Each gets `turn`, its number in the session, and `context`, the
+            two turns on either side, and is embedded with the two before it.
+        session_id: of turns that name none. One program at a time should append to a session: two
+            at once lose no turn, but may not see each other's as neighbours.
+
+        Raises as store_many_async does.
+        """
+        collection = self._collections[memory_type_of(memory_type)]
+        items = writing.drafts(turns, memory_id=memory_id, user_id=user_id)
+        if not items:
+            return []
+        bound = bound_of(timeout_ms)
+        session = await self._connection.session()
+        return await conversation.store(
+            session.driver,
+            collection,
+            items,
+            session_id,
+            embedder=lambda: self.embedder,
+            dimensions=self._dimensions,
+            bound=bound,
+            default=self._default_deadline,
+        )
 
     async def get_async(
         self,
@@ -193,14 +222,11 @@ class AsyncMongoDBProvider:
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id).filter(kind)
-        ids = [stored_id(row_id)]
-        if str(row_id) != row_id or ids[0] != row_id:
-            ids.append(str(row_id))  # 24 hexadecimal digits may also have been stored as a string
-        deadline = _bound(timeout_ms) or self._default_deadline()
+        deadline = bound_of(timeout_ms) or self._default_deadline()
         session = await self._connection.session()
         rows = await session.driver.find(
             self._collections[kind],
-            rows_by_id_filter(ids, scope, datetime.now(UTC)),
+            rows_by_id_filter(stored_ids(row_id), scope, datetime.now(UTC)),
             projection=row_projection(include_embedding),
             limit=1,
             deadline=deadline,
@@ -217,15 +243,20 @@ class AsyncMongoDBProvider:
         *,
         user_id: Scoped = UNSET,
         include_embedding: bool = False,
+        mode: RecallMode | None = None,
         timeout_ms: int | None = None,
     ) -> Hits:
         """The memories of one type that are most similar to a query, the best first.
 
         query_embedding: shape (dimensions,). None embeds the query; with it, `query` may be None.
+        mode: `hybrid`, `vector` or `text`. None is hybrid where there are a text index
+            (`ensure_indexes_async` makes it) and a query text, and vector elsewhere.
 
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
-        the row's own fields. Raises InvalidInputError, EmbeddingError, and StoredEmbeddingError
-        where the scope holds vectors and none can be compared with the query's.
+        the row's own fields; a hybrid one has `text_score`, and `fused_score`, which orders. Raises
+        InvalidInputError, EmbeddingError, StoredEmbeddingError where the scope holds vectors and
+        none can be compared with the query's, UnsupportedOperationError where the mode needs a text
+        index and there is none.
         """
         name = "query"
         results = await self.batch_retrieve_async(
@@ -239,6 +270,7 @@ class AsyncMongoDBProvider:
                     "memory_type": memory_type,
                     "limit": limit,
                     "include_embedding": include_embedding,
+                    "mode": mode,
                 }
             ],
             timeout_ms=timeout_ms,
@@ -256,7 +288,7 @@ class AsyncMongoDBProvider:
 
         queries: mappings with `key` (unique), `memory_type`, `memory_id` and/or `user_id`,
             `embedding` (or `query`, to be embedded; each distinct text once), and where wanted
-            `limit` (5) and `include_embedding` (False).
+            `limit` (5), `include_embedding` (False) and `mode`.
         on_error: with "raise" the error of the first query that failed, in the order given, once
             all have ended; with "partial" the hits of the others, and the failures in `.errors`.
 
@@ -266,17 +298,20 @@ class AsyncMongoDBProvider:
         if on_error not in ("raise", "partial"):
             raise InvalidInputError("on_error must be 'raise' or 'partial'", seen=repr(on_error))
         batch = queries_of(queries, dimensions=self.config.dimensions)
-        bound = _bound(timeout_ms)
+        bound = bound_of(timeout_ms)
         session = await self._connection.session()
         started = time.perf_counter()
-        vectors = await self._query_vectors(batch, bound)
+        vectors = await query_vectors(batch, lambda: self.embedder, bound)
         results = BatchResults(
             types={query.key: query.memory_type for query in batch},
             embedding_ms=_ms_since(started) if len(vectors) > 1 else 0.0,
         )
         deadline = bound or self._default_deadline()
         outcomes = await asyncio.gather(
-            *(self._run(session, query, vectors[query.text], deadline, results) for query in batch),
+            *(
+                self._run(session, query, vectors[query.text], deadline, results, bound=bound)
+                for query in batch
+            ),
             return_exceptions=True,
         )
         for query, outcome in zip(batch, outcomes, strict=True):
@@ -302,16 +337,20 @@ class AsyncMongoDBProvider:
         """
         kinds = list(MemoryType) if memory_types is None else map(memory_type_of, memory_types)
         collections = list(dict.fromkeys(self._collections[kind] for kind in kinds))
-        deadline = _bound(timeout_ms) or self._default_deadline()
+        deadline = bound_of(timeout_ms) or self._default_deadline()
         session = await self._connection.session()
         report = IndexReport(await ensure_ordinary(session.driver, collections, deadline))
+        if (talk := self._collections[MemoryType.CONVERSATION_MEMORY]) in collections:
+            await conversation.ensure_session_index(session.driver, talk, deadline)
+        report.text = await ensure_text(session.driver, collections, self.config, deadline)
+        self._recall.texts.forget()
         if not await server_has_search(session.driver, collections[0], deadline):
             return report
         dimensions = self.config.dimensions
         if dimensions is None:
             vector = await self.embedder.encode_query_async("dimension")
             dimensions = int(vector.size)
-            deadline = _bound(timeout_ms) or self._default_deadline()
+            deadline = bound_of(timeout_ms) or self._default_deadline()
         report.search = await ensure_search(
             session.driver,
             collections,
@@ -322,17 +361,6 @@ class AsyncMongoDBProvider:
         self._search.forget()
         return report
 
-    async def _query_vectors(
-        self, batch: Sequence[Query], bound: Deadline | None
-    ) -> dict[str | None, Vector | None]:
-        """The vector of each distinct text; None stands for queries that brought their own."""
-        texts = list(dict.fromkeys(query.text for query in batch if query.text is not None))
-        embedder = self.embedder if texts else None
-        found = await asyncio.gather(
-            *(_within(bound, embedder.encode_query_async(text)) for text in texts if embedder)
-        )
-        return {None: None, **dict(zip(texts, found, strict=True))}
-
     async def _run(
         self,
         session: LoopSession,
@@ -340,28 +368,25 @@ class AsyncMongoDBProvider:
         embedded: Vector | None,
         deadline: Deadline,
         results: BatchResults,
+        *,
+        bound: Deadline | None,
     ) -> Hits:
         vector = query.vector if embedded is None else embedded
-        assert vector is not None
         started = time.perf_counter()
         collection = self._collections[query.memory_type]
         request = SearchRequest(
             collection=collection,
             scope=query.scope.filter(query.memory_type),
-            vector=vector,
+            vector=NO_VECTOR if vector is None else vector,
             limit=query.limit,
             similarity=self.config.similarity,
             include_embedding=query.include_embedding,
             now=datetime.now(UTC),
             deadline=deadline,
         )
-        answer = await self._search.search(session.driver, request)
+        answer = await self._recall.search(session.driver, query, request, bound)
         session.tracker.note(collection, (row["_id"] for row, _ in answer.rows))
-        hits = Hits(
-            ({**public_row(row, query.type_name), "score": score} for row, score in answer.rows),
-            strategy=answer.strategy,
-            unsearchable=answer.unsearchable,
-        )
+        hits = hits_of(answer, query.type_name)
         results.queries_ms[query.key] = _ms_since(started)
         return hits
 
@@ -371,22 +396,3 @@ class AsyncMongoDBProvider:
 
 def _ms_since(started: float) -> float:
     return (time.perf_counter() - started) * 1000
-
-
-def _bound(timeout_ms: int | None) -> Deadline | None:
-    return None if timeout_ms is None else Deadline.after(timeout_ms)
-
-
-async def _within(bound: Deadline | None, embedding: Any) -> Any:
-    """The embedding, within the deadline of the call where it has one.
-
-    Giving up here does not disturb the model: a waiter that leaves takes nobody with it.
-    """
-    if bound is None:
-        return await embedding
-    operation = "embedding"
-    try:
-        async with asyncio.timeout(bound.remaining_s(operation)):
-            return await embedding
-    except TimeoutError as error:
-        raise bound.exceeded(operation) from error

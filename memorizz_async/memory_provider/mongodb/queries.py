@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from memorizz_async.config import RecallMode
+from memorizz_async.deadline import Deadline, within
+from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import InvalidInputError
@@ -22,12 +26,15 @@ _KNOWN = (
     "memory_type",
     "limit",
     "include_embedding",
+    "mode",
 )
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query of a batch. It has a vector, or a text to be embedded (`text`), never neither."""
+    """One query of a batch. It has a vector, or a text to be embedded (`text`), or it is searched
+    by its words alone (mode `text`). `words` is the caller's text, also beside a given vector.
+    """
 
     key: str
     text: str | None
@@ -37,6 +44,8 @@ class Query:
     type_name: str
     limit: int
     include_embedding: bool
+    words: str | None = None
+    mode: RecallMode | None = None
 
 
 def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) -> list[Query]:
@@ -61,6 +70,18 @@ def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) 
     return checked
 
 
+async def query_vectors(
+    batch: Sequence[Query], embedder: Callable[[], Embedder], bound: Deadline | None
+) -> dict[str | None, Vector | None]:
+    """The vector of each distinct text; None stands for queries that need none embedded."""
+    texts = list(dict.fromkeys(query.text for query in batch if query.text is not None))
+    model = embedder() if texts else None
+    found = await asyncio.gather(
+        *(within(bound, model.encode_query_async(text)) for text in texts if model)
+    )
+    return {None: None, **dict(zip(texts, found, strict=True))}
+
+
 def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
     if not isinstance(entry, Mapping):
         raise InvalidInputError("A query must be a mapping", seen=f"a {type(entry).__name__}")
@@ -74,13 +95,14 @@ def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
     if not isinstance(key, str) or not key:
         raise InvalidInputError("A query needs a key, a non-empty string", seen=repr(key))
-    if text is not None or embedding is None:
+    mode = _mode(entry.get("mode"))
+    if text is not None or embedding is None or mode in ("hybrid", "text"):
         text = checked_query(text)
     if "memory_type" not in entry:
         raise InvalidInputError(f"The query {key!r} names no memory_type")
     return Query(
         key=key,
-        text=text if embedding is None else None,
+        text=text if embedding is None and mode != "text" else None,
         vector=None
         if embedding is None
         else checked_vector(embedding, name="The query's embedding", dimensions=dimensions),
@@ -89,4 +111,17 @@ def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
         type_name=name_of(entry["memory_type"]),
         limit=checked_limit(entry.get("limit", 5)),
         include_embedding=bool(entry.get("include_embedding", False)),
+        words=text,
+        mode=mode,
+    )
+
+
+def _mode(value: Any) -> RecallMode | None:
+    if value is None or value in get_args(RecallMode):
+        mode: RecallMode | None = value
+        return mode
+    raise InvalidInputError(
+        "The mode is not one that exists",
+        seen=repr(value),
+        fix=f"use one of {', '.join(get_args(RecallMode))}, or leave it out",
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from memorizz_async.config import Similarity
+from memorizz_async.config import RecallMode, Similarity
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import StoredEmbeddingError
 from memorizz_async.vectors import Vector
@@ -34,6 +34,7 @@ class SearchAnswer:
     strategy: str
     rows: list[tuple[dict[str, Any], float]]
     unsearchable: StoredEmbeddingError | None = None
+    mode: RecallMode = "vector"
 
 
 @dataclass
