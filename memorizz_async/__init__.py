@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from memorizz_async.memory_unit import MemoryUnit
     from memorizz_async.results import BatchResults, Hits, RecallResults, Timings
     from memorizz_async.retrieval.memory_signal import MemorySignal, memory_signal
+    from memorizz_async.retrieval.reranking import CrossEncoderReranker, Reranker
 
 __version__ = "0.1.0"
 
@@ -95,6 +96,7 @@ _HOMES = {
     "memorizz_async.memory_unit": ("MemoryUnit",),
     "memorizz_async.results": ("BatchResults", "Hits", "RecallResults", "Timings"),
     "memorizz_async.retrieval.memory_signal": ("MemorySignal", "memory_signal"),
+    "memorizz_async.retrieval.reranking": ("CrossEncoderReranker", "Reranker"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -107,6 +109,7 @@ __all__ = [
     "BatchResults",
     "ClosedError",
     "ConfigurationError",
+    "CrossEncoderReranker",
     "DataFolderError",
     "DatabaseError",
     "DeviceUnavailableError",
@@ -131,6 +134,7 @@ __all__ = [
     "OperationTimeoutError",
     "OverloadedError",
     "RecallResults",
+    "Reranker",
     "ScopeError",
     "ServerUnavailableError",
     "StoredEmbeddingError",
