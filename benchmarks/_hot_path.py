@@ -102,7 +102,7 @@ async def against_sequential(
 
     async def batch() -> None:
         query = f"What happened on day {next(questions)}?"
-        await unit.retrieve_all_memory_types_async(query, TENANT, LIMITS)
+        await unit.retrieve_all_memory_types_async(query, TENANT, LIMITS, mode="vector")
 
     async def sequential() -> None:
         query = f"What happened on day {next(questions)}?"
@@ -130,7 +130,7 @@ async def against_bare(place: Place, size: Size, driver: str) -> dict[str, float
 
     async def recall() -> Any:
         return await unit.retrieve_all_memory_types_async(
-            "what happened?", TENANT, LIMITS, query_embedding=vector
+            "what happened?", TENANT, LIMITS, query_embedding=vector, mode="vector"
         )
 
     async def by_hand() -> Any:

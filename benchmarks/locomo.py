@@ -2,9 +2,13 @@
 
     python benchmarks/locomo.py --data locomo10.json [--json figures.json]
 
-Each conversation is a tenant; its turns are its conversation memory. Recall@k is the mean, over the
+Each conversation is a tenant; its turns are its conversation memory, stored twice: each turn alone
+(`store_many_async`), and in context (`store_conversation_async`). Recall@k is the mean, over the
 questions, of (evidence turns among the top k) / (evidence turns). Adversarial questions (category
 5), and those whose evidence is missing or names no turn, are left out.
+
+Last, what a hybrid recall costs: three memory types at once, with the question's embedding given,
+in mode `hybrid` and in mode `vector`, in turn.
 """
 
 from __future__ import annotations
@@ -12,16 +16,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from _common import add_json, bar, console, database, machine, percentile, table, write_json
+from _common import (
+    Target,
+    add_json,
+    bar,
+    console,
+    database,
+    machine,
+    percentile,
+    table,
+    write_json,
+)
 
-from memorizz_async import AsyncEmbeddingProvider, AsyncMongoDBProvider, MemoryType, MongoDBConfig
-from memorizz_async.demo.ingest import Import
+from memorizz_async import (
+    AsyncEmbeddingProvider,
+    AsyncMongoDBProvider,
+    MemoryType,
+    MemoryUnit,
+    MongoDBConfig,
+)
+from memorizz_async.config import FusionName, RecallMode
 from memorizz_async.demo.locomo import (
     ADVERSARIAL,
     CATEGORIES,
@@ -29,40 +50,65 @@ from memorizz_async.demo.locomo import (
     Question,
     read_conversations,
 )
-from memorizz_async.demo.memories import turn_memories
+from memorizz_async.demo.memories import memories_of
 
 CUTOFFS = (5, 10, 20)
 
-Search = Callable[[AsyncMongoDBProvider, str, str, int], Awaitable[list[dict[str, Any]]]]
-"""(provider, question, memory_id, limit) -> hits, the best first."""
+
+@dataclass(frozen=True)
+class Mode:
+    """A way of asking: a mode of recall, over turns stored in one of two ways."""
+
+    recall: RecallMode
+    in_context: bool = False
+    fusion: FusionName = "zscore"
 
 
-async def vector(
-    provider: AsyncMongoDBProvider, question: str, memory_id: str, limit: int
-) -> list[dict[str, Any]]:
-    """The question's embedding against those of the turns."""
-    return await provider.retrieve_memory_units_by_query_async(
-        question, None, memory_id, MemoryType.CONVERSATION_MEMORY, limit
-    )
+MODES = {
+    "vector": Mode("vector"),
+    "text": Mode("text"),
+    "hybrid by ranks, turns alone": Mode("hybrid", fusion="rrf"),
+    "hybrid, turns alone": Mode("hybrid"),
+    "vector in context": Mode("vector", in_context=True),
+    "text in context": Mode("text", in_context=True),
+    "hybrid by ranks in context": Mode("hybrid", in_context=True, fusion="rrf"),
+    "hybrid": Mode("hybrid", in_context=True),
+}
+"""Each idea by itself, then `hybrid`, which is all of them: what a user of the library gets."""
+
+THREE_TYPES = (
+    MemoryType.CONVERSATION_MEMORY,
+    MemoryType.LONG_TERM_MEMORY,
+    MemoryType.SUMMARIES,
+)
+COST = Target(3.0, at_most=True)
 
 
-MODES: dict[str, Search] = {"vector": vector}
+def tenant(talk: Conversation, in_context: bool) -> str:
+    return f"{talk.name}, in context" if in_context else talk.name
 
 
 @dataclass(frozen=True)
 class Outcome:
     """One question: the share of its evidence in the top k, for each k, and the time it took."""
 
+    talk: str
     category: int
     recall: dict[int, float]
     ms: float
 
 
 async def outcome(
-    search: Search, provider: AsyncMongoDBProvider, talk: Conversation, question: Question
+    provider: AsyncMongoDBProvider, mode: Mode, talk: Conversation, question: Question
 ) -> Outcome:
     started = time.perf_counter()
-    hits = await search(provider, question.text, talk.name, max(CUTOFFS))
+    hits = await provider.retrieve_memory_units_by_query_async(
+        question.text,
+        memory_id=tenant(talk, mode.in_context),
+        memory_type=MemoryType.CONVERSATION_MEMORY,
+        limit=max(CUTOFFS),
+        mode=mode.recall,
+    )
     ms = (time.perf_counter() - started) * 1000
     # A turn may be named twice in the evidence; it can be found only once.
     evidence = set(question.evidence)
@@ -70,7 +116,7 @@ async def outcome(
     for cutoff in CUTOFFS:
         found = {dia_id for hit in hits[:cutoff] for dia_id in hit["dia_ids"]}
         recall[cutoff] = len(evidence & found) / len(evidence)
-    return Outcome(question.category, recall, ms)
+    return Outcome(talk.name, question.category, recall, ms)
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -86,30 +132,109 @@ def figures_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
     times = [one.ms for one in outcomes]
     latency = {f"p{percent}": round(percentile(times, percent), 3) for percent in (50, 95, 99)}
-    return {**summary(outcomes), "by_category": by_category, "latency_ms": latency}
+    talks = {
+        talk: summary([one for one in outcomes if one.talk == talk])
+        for talk in dict.fromkeys(one.talk for one in outcomes)
+    }
+    return {
+        **summary(outcomes),
+        "by_category": by_category,
+        "by_conversation": talks,
+        "latency_ms": latency,
+    }
 
 
-async def measure(
-    talks: Sequence[Conversation], address: str, name: str
-) -> tuple[dict[str, Any], str]:
-    """The figures of every mode, and the model."""
-    async with AsyncEmbeddingProvider() as embedder:
-        config = MongoDBConfig(address, name)
-        async with AsyncMongoDBProvider(config, embedding_provider=embedder) as provider:
-            await provider.ensure_indexes_async([MemoryType.CONVERSATION_MEMORY])
-            for talk in bar(talks, "Embedding and storing"):
-                turns = {MemoryType.CONVERSATION_MEMORY: turn_memories(talk)}
-                await Import(talk, turns).store(provider)
-            asked = [(talk, question) for talk in talks for question in talk.answerable]
-            modes = {}
-            for mode, search in MODES.items():
-                await search(provider, "warming up", talks[0].name, 1)
-                outcomes = [
-                    await outcome(search, provider, talk, question)
-                    for talk, question in bar(asked, f"Asking: {mode}")
-                ]
-                modes[mode] = figures_of(outcomes)
-            return modes, embedder.get_model_name()
+async def store(provider: AsyncMongoDBProvider, talk: Conversation) -> None:
+    """The turns, both ways; the observations and summaries for the recall of three types."""
+    memories = memories_of(talk)
+    turns = memories.pop(MemoryType.CONVERSATION_MEMORY)
+    await provider.store_many_async(turns, memory_id=tenant(talk, False))
+    await provider.store_conversation_async(turns, memory_id=tenant(talk, True))
+    for kind, rows in memories.items():
+        await provider.store_many_async(rows, kind, memory_id=tenant(talk, True))
+
+
+async def cost(
+    provider: AsyncMongoDBProvider, asked: Sequence[tuple[Conversation, Question]]
+) -> dict[str, Any]:
+    """A recall of three types with the embedding given, in milliseconds, in each mode, in turn."""
+    unit = MemoryUnit(memory_provider=provider)
+    modes: tuple[RecallMode, ...] = ("vector", "hybrid")
+    times: dict[str, list[float]] = {mode: [] for mode in modes}
+    for number, (talk, question) in enumerate(asked):
+        vector = await provider.embedder.encode_query_async(question.text)
+        for mode in modes if number % 2 else reversed(modes):
+            started = time.perf_counter()
+            await unit.retrieve_all_memory_types_async(
+                question.text,
+                tenant(talk, True),
+                dict.fromkeys(THREE_TYPES, 5),
+                query_embedding=vector,
+                mode=mode,
+            )
+            times[mode].append((time.perf_counter() - started) * 1000)
+    p50, p95 = (
+        {mode: round(percentile(values, percent), 3) for mode, values in times.items()}
+        for percent in (50, 95)
+    )
+    ratio = round(p95["hybrid"] / p95["vector"], 3)
+    return {"p50_ms": p50, "p95_ms": p95, "p95_ratio": ratio, "reached": COST.reached(ratio)}
+
+
+async def measure(talks: Sequence[Conversation], address: str, name: str) -> dict[str, Any]:
+    """The figures of every mode, the model, and what a hybrid recall costs."""
+    fusions: tuple[FusionName, ...] = ("zscore", "rrf")
+    async with AsyncEmbeddingProvider() as embedder, AsyncExitStack() as stack:
+        providers = {
+            fusion: await stack.enter_async_context(
+                AsyncMongoDBProvider(
+                    MongoDBConfig(address, name, fusion=fusion), embedding_provider=embedder
+                )
+            )
+            for fusion in fusions
+        }
+        provider = providers["zscore"]
+        await provider.ensure_indexes_async(THREE_TYPES)
+        for talk in bar(talks, "Embedding and storing"):
+            await store(provider, talk)
+        asked = [(talk, question) for talk in talks for question in talk.answerable]
+        modes = {}
+        for label, mode in MODES.items():
+            outcomes = [
+                await outcome(providers[mode.fusion], mode, talk, question)
+                for talk, question in bar(asked, f"Asking: {label}")
+            ]
+            modes[label] = figures_of(outcomes)
+        costs = await cost(provider, asked)
+        return {"modes": modes, "three_types": costs, "model": embedder.get_model_name()}
+
+
+def show_summary(figures: dict[str, Any]) -> None:
+    modes = figures["modes"]
+    names = list(modes["hybrid"]["by_conversation"])
+    shown = table(
+        "Evidence recall by mode, and @10 in each conversation",
+        "mode",
+        *(f"@{k}" for k in CUTOFFS),
+        *names,
+        "p50 ms",
+    )
+    for label, part in modes.items():
+        shown.add_row(
+            label,
+            *(f"{part[f'recall@{k}']:.3f}" for k in CUTOFFS),
+            *(f"{part['by_conversation'][name]['recall@10']:.3f}" for name in names),
+            f"{part['latency_ms']['p50']:.1f}",
+            style="bold" if label == "hybrid" else "",
+        )
+    console.print(shown)
+    three = figures["three_types"]
+    p95 = three["p95_ms"]
+    console.print(
+        f"three types at once, embedding given, p95: hybrid {p95['hybrid']:.1f} ms, "
+        f"vector {p95['vector']:.1f} ms: {three['p95_ratio']:.2f} times ({COST})\n",
+        soft_wrap=True,
+    )
 
 
 def show(mode: str, figures: dict[str, Any]) -> None:
@@ -136,23 +261,24 @@ def main() -> None:
     kept = sum(len(talk.answerable) for talk in talks)
     left_out = {"adversarial": adversarial, "evidence": len(questions) - adversarial - kept}
     with database() as (address, name):
-        modes, model = asyncio.run(measure(talks, address, name))
+        figures = asyncio.run(measure(talks, address, name))
     turns = sum(len(talk.turns) for talk in talks)
     console.print(
-        f"{len(talks)} conversations, {turns} turns, {kept} questions, {model}", soft_wrap=True
+        f"{len(talks)} conversations, {turns} turns, {kept} questions, {figures['model']}",
+        soft_wrap=True,
     )
     console.print(
         f"left out: {adversarial} adversarial questions, {left_out['evidence']} without evidence "
         "or with evidence that names no turn\n",
         soft_wrap=True,
     )
-    for mode, figures in modes.items():
-        show(mode, figures)
+    show_summary(figures)
+    for mode in ("vector", "hybrid"):
+        show(mode, figures["modes"][mode])
     write_json(
         options.json,
         {
-            "modes": modes,
-            "model": model,
+            **figures,
             "conversations": len(talks),
             "turns": turns,
             "questions": kept,

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         Timings,
     )
     from memorizz_async.retrieval.memory_signal import MemorySignal, memory_signal
+    from memorizz_async.retrieval.reranking import CrossEncoderReranker, Reranker
 
 __version__ = "0.1.0"
 
@@ -113,6 +114,7 @@ _HOMES = {
         "Timings",
     ),
     "memorizz_async.retrieval.memory_signal": ("MemorySignal", "memory_signal"),
+    "memorizz_async.retrieval.reranking": ("CrossEncoderReranker", "Reranker"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -125,6 +127,7 @@ __all__ = [
     "BatchResults",
     "ClosedError",
     "ConfigurationError",
+    "CrossEncoderReranker",
     "DataFolderError",
     "DatabaseError",
     "DeviceUnavailableError",
@@ -153,6 +156,7 @@ __all__ = [
     "OperationTimeoutError",
     "OverloadedError",
     "RecallResults",
+    "Reranker",
     "ScopeError",
     "ServerUnavailableError",
     "StoredEmbeddingError",

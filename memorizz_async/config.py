@@ -20,6 +20,8 @@ Similarity = Literal["cosine", "dotProduct", "euclidean"]
 SearchStrategy = Literal["auto", "atlas", "scan"]
 Quantization = Literal["none", "scalar", "binary"]
 FilterFields = Sequence[str] | Mapping[str, Sequence[str]]
+RecallMode = Literal["hybrid", "vector", "text"]
+FusionName = Literal["zscore", "rrf"]
 
 DEFAULT_URI = "local"
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -27,6 +29,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "similarity": ("cosine", "dotProduct", "euclidean"),
     "search_strategy": ("auto", "atlas", "scan"),
     "quantization": ("none", "scalar", "binary"),
+    "fusion": ("zscore", "rrf"),
 }
 _NOT_IN_A_NAME = frozenset('/\\. "$\0')
 _AT_LEAST_ONE = ("timeout_ms", "server_selection_timeout_ms", "max_pool_size", "dimensions")
@@ -64,6 +67,8 @@ class _Keywords:
     dimensions: int | None = None
     search_strategy: SearchStrategy = "auto"
     vector_index_name: str = "vector_index"
+    text_language: str = "english"
+    fusion: FusionName = "zscore"
     collections: Mapping[str, str] = field(default_factory=dict, hash=False)
     keep_local_server: bool = False
     quantization: Quantization = "none"
@@ -92,6 +97,10 @@ class MongoDBConfig(_Keywords, _Positional):
     dimensions: the length of every vector. Left out, it is the embedder's.
     search_strategy: `auto` asks the server; `atlas` and `scan` say it outright.
     vector_index_name: the name of the search indexes on Atlas.
+    text_language: the language of the text indexes that `ensure_indexes_async` creates: what is
+        taken for a stop word and how words are stemmed. One that MongoDB knows, or `none`.
+    fusion: how hybrid recall joins its two searches: `zscore` adds standard scores, `rrf`
+        reciprocal ranks.
     collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`.
     keep_local_server: for `local`: leave the mongod running after the last user closes.
     quantization: how the search indexes of Atlas keep vectors: `scalar` and `binary` (for which
@@ -121,6 +130,8 @@ class MongoDBConfig(_Keywords, _Positional):
             raise ConfigurationError("uri must be a string", seen=f"a {type(self.uri).__name__}")
         if not isinstance(self.db_name, str) or not self.db_name:
             raise ConfigurationError("The database has no name", seen=repr(self.db_name))
+        if not isinstance(self.text_language, str) or not self.text_language:
+            raise ConfigurationError("text_language must be a word", seen=repr(self.text_language))
         if _NOT_IN_A_NAME & set(self.db_name):
             raise ConfigurationError(
                 "The database has a name that MongoDB does not take",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from memorizz_async.config import RecallMode
 from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
@@ -64,6 +65,7 @@ class MemoryUnit:
         exact: bool = False,
         num_candidates: int | None = None,
         explain: bool = False,
+        mode: RecallMode | None = None,
         on_error: OnError = "raise",
         timeout_ms: int | None = None,
     ) -> RecallResults:
@@ -79,6 +81,8 @@ class MemoryUnit:
             {"$gte": 0.5}}`; see "Filters" in the documentation of recall.
         exact, num_candidates: how thoroughly Atlas searches; every other search is exact.
         explain: say how each hit was found, in `.explain` by type.
+        mode: `hybrid`, `vector` or `text`. None is hybrid where there is a text index
+            (`ensure_indexes_async` makes it), and vector elsewhere.
         on_error: `raise`, or `partial`: what the other types found, with the failures in `.errors`.
         timeout_ms: the deadline of the whole call, embedding included.
 
@@ -105,6 +109,7 @@ class MemoryUnit:
                     "exact": exact,
                     "num_candidates": num_candidates,
                     "explain": explain,
+                    "mode": mode,
                     "memory_id": whose,
                     "user_id": who,
                 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from memorizz_async.config import RecallMode
 from memorizz_async.enums.memory_type import MemoryType, memory_type_of, name_of
 from memorizz_async.errors import MemorizzAsyncError, StoredEmbeddingError, UnknownMemoryTypeError
 
@@ -58,7 +59,9 @@ class Explanation:
 class Hits(list[Hit]):
     """The rows that a query found, the best first.
 
-    strategy: how they were searched: `atlas` or `scan`; `none` where no row could match the filter.
+    strategy: how their vectors were searched: `atlas` or `scan`; `text` where only words were;
+        `none` where no row could match the filter.
+    mode: `hybrid`, `vector` or `text`: what the order of the hits comes from.
     unsearchable: rows of the scope that could not be compared with the query, where there are any.
     explain: how they were found, where the query had `explain=True`.
     """
@@ -70,9 +73,11 @@ class Hits(list[Hit]):
         strategy: str = "",
         unsearchable: StoredEmbeddingError | None = None,
         explain: Explanation | None = None,
+        mode: RecallMode = "vector",
     ) -> None:
         super().__init__(rows)
         self.strategy = strategy
+        self.mode = mode
         self.explain = explain
         self.unsearchable = unsearchable
 

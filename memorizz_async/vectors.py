@@ -18,6 +18,9 @@ from memorizz_async.errors import InvalidEmbeddingError
 Vector = NDArray[np.float32]
 EmbeddingLike = Sequence[float] | NDArray[Any] | Binary
 
+NO_VECTOR: Vector = np.empty(0, dtype=np.float32)
+"""The vector of a query that is searched by its words alone."""
+
 
 def checked_vector(value: Any, *, name: str, dimensions: int | None = None) -> Vector:
     """The value as a float32 array of shape (dimensions,).

@@ -1,1 +1,1 @@
-"""What makes a found row a good memory: pure functions, without a database."""
+"""What makes a found row a good memory, and one order out of several: without a database."""

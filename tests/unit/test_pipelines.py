@@ -10,6 +10,8 @@ from typing import Any
 import bson
 import pytest
 from bson import Binary, ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memorizz_async.memory_provider.mongodb import pipelines as p
 
@@ -195,6 +197,101 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         lambda: p.update_search_index("summaries", "vector_index", DEFINITION),
         {"updateSearchIndex": "summaries", "name": "vector_index", "definition": DEFINITION},
     ),
+    (
+        p.text_query,
+        lambda: p.text_query('What did "Ada" say -\nwell-known?'),
+        "What did Ada say well known?",
+    ),
+    (
+        p.text_index_keys,
+        p.text_index_keys,
+        [("memory_id", 1), ("content", "text"), ("context", "text")],
+    ),
+    (
+        p.text_search_pipeline,
+        lambda: p.text_search_pipeline(
+            words="red door", scope=SCOPE, limit=50, now=NOW, include_embedding=False
+        ),
+        [
+            {
+                "$match": {
+                    "$and": [
+                        {"$text": {"$search": "red door"}},
+                        {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
+                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                    ]
+                }
+            },
+            {"$sort": {"_memorizz_score": {"$meta": "textScore"}, "_id": 1}},
+            {"$limit": 50},
+            {"$set": {"_memorizz_score": {"$meta": "textScore"}}},
+            {"$unset": "embedding"},
+        ],
+    ),
+    (
+        p.text_search_pipeline,
+        lambda: p.text_search_pipeline(
+            words="red",
+            scope={"memory_id": "m"},
+            limit=5,
+            now=NOW,
+            include_embedding=True,
+            row_filter={"role": {"$eq": "user"}},
+        ),
+        [
+            {
+                "$match": {
+                    "$and": [
+                        {"$text": {"$search": "red"}},
+                        {"memory_id": "m"},
+                        {"role": {"$eq": "user"}},
+                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                    ]
+                }
+            },
+            {"$sort": {"_memorizz_score": {"$meta": "textScore"}, "_id": 1}},
+            {"$limit": 5},
+            {"$set": {"_memorizz_score": {"$meta": "textScore"}}},
+        ],
+    ),
+    (
+        p.memory_ids_pipeline,
+        lambda: p.memory_ids_pipeline({"user_id": "u"}, 17),
+        [
+            {"$match": {"user_id": "u"}},
+            {"$group": {"_id": {"$ifNull": ["$memory_id", None]}}},
+            {"$limit": 17},
+        ],
+    ),
+    (p.list_indexes, lambda: p.list_indexes("summaries"), {"listIndexes": "summaries"}),
+    (
+        p.session_tail_pipeline,
+        lambda: p.session_tail_pipeline({"memory_id": "m", "user_id": None}, "s", 4, NOW),
+        [
+            {
+                "$match": {
+                    "$and": [
+                        {"memory_id": "m", "user_id": None},
+                        {"session_id": "s", "turn": {"$type": "number"}},
+                    ]
+                }
+            },
+            {"$match": {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}},
+            {"$sort": {"turn": -1, "_id": -1}},
+            {"$limit": 4},
+            {"$project": {"content": 1, "turn": 1}},
+        ],
+    ),
+    (
+        p.session_index_keys,
+        p.session_index_keys,
+        [("memory_id", 1), ("session_id", 1), ("turn", -1)],
+    ),
+    (
+        p.context_update,
+        lambda: p.context_update("a\nb", NOW),
+        {"$set": {"context": "a\nb", "updated_at": NOW}},
+    ),
 ]
 
 
@@ -207,7 +304,7 @@ def test_the_document_is_as_written_here(made: Callable[[], Any], expected: Any)
     """Equal, also in the order of its keys, which counts for commands; made anew each time."""
     document = made()
     assert document == expected
-    if document is not None:
+    if isinstance(document, dict | list):
         assert bson.encode({"": document}) == bson.encode({"": expected})
         again = made()
         assert again == document
@@ -255,3 +352,22 @@ def test_what_goes_in_is_not_changed_or_shared() -> None:
     projection["content"] = 0
     assert scope == {"memory_id": "m"}
     assert p.row_projection(False) == {"embedding": 0}
+
+
+@given(st.text(max_size=400))
+def test_a_users_text_has_no_operators(text: str) -> None:
+    """No phrase and no negation is left, every word is, and blanks are single."""
+    words = p.text_query(text)
+    assert '"' not in words
+    assert "-" not in words
+    wanted = text.replace('"', " ").replace("-", " ").split()
+    assert set(words.split()) <= set(wanted)
+    if len(set(wanted)) <= 64:
+        assert set(words.split()) == set(wanted)
+    assert words == " ".join(words.split())
+
+
+def test_a_long_text_asks_for_64_words() -> None:
+    """The first 64 different ones: a pasted page does not walk through the whole index."""
+    text = " ".join(f"word{number // 2}" for number in range(1000))
+    assert p.text_query(text).split() == [f"word{number}" for number in range(64)]

@@ -56,6 +56,15 @@ def test_a_text_stands_where_there_is_no_embedding() -> None:
     assert one(embedding=None, query="words").text == "words"
 
 
+@pytest.mark.parametrize("mode", [None, "hybrid", "vector", "text"])
+def test_the_words_stay_beside_a_vector(mode: Any) -> None:
+    """An embedding spares the model; the text is still there to be searched for."""
+    query = one(query="words", mode=mode)
+    assert (query.text, query.words, query.mode) == (None, "words", mode)
+    alone = one(embedding=..., query="words", mode=mode)
+    assert (alone.text, alone.words) == (None if mode == "text" else "words", "words")
+
+
 def test_what_may_be_left_out() -> None:
     """The limit is 5; one name of the tenant is enough; names are the caller's."""
     query = one(limit=..., memory_id=..., user_id="u", memory_type="summaries")
@@ -88,6 +97,10 @@ def test_what_may_be_left_out() -> None:
         ({"embedding": "abc"}, InvalidEmbeddingError),
         ({"embeding": [1.0]}, InvalidInputError),
         ({"top_k": 5}, InvalidInputError),
+        ({"mode": "both"}, InvalidInputError),
+        ({"mode": ["text"], "query": "words"}, InvalidInputError),
+        ({"mode": "text"}, InvalidQueryError),
+        ({"mode": "hybrid"}, InvalidQueryError),
     ],
     ids=repr,
 )

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from memorizz_async.config import MongoDBConfig
+from memorizz_async.config import MongoDBConfig, RecallMode
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
     ConfigurationError,
     InvalidInputError,
 )
-from memorizz_async.memory_provider.mongodb import writing
+from memorizz_async.memory_provider.mongodb import conversation, writing
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch, OnError
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
+from memorizz_async.memory_provider.mongodb.hybrid import Recall
 from memorizz_async.memory_provider.mongodb.indexes import (
     IndexReport,
     ensure_ordinary,
@@ -33,12 +33,15 @@ from memorizz_async.memory_provider.mongodb.rows import (
     collection_names,
     public_row,
     stored_id,
+    stored_ids,
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
+from memorizz_async.memory_provider.mongodb.text_search import ensure_text
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.waiting import wait_until_searchable
 from memorizz_async.results import BatchResults, Hits
+from memorizz_async.retrieval.reranking import Reranker
 from memorizz_async.vectors import EmbeddingLike
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class AsyncMongoDBProvider:
     embedding_provider: what embeds texts where no embedding is given: an `AsyncEmbeddingProvider`,
         any object with its methods, or a callable `f(list[str]) -> vectors`, plain or async. None
         takes the process-wide one, on first need.
+    reranker: gives what a recall by text found its final order; see `Reranker`.
 
     Every method takes `timeout_ms`, the deadline of the whole call in milliseconds, which reaches
     the server; left out, the configuration's bounds the database's work alone. Every method raises
@@ -64,7 +68,11 @@ class AsyncMongoDBProvider:
     """
 
     def __init__(
-        self, config: MongoDBConfig | None = None, *, embedding_provider: Any = None
+        self,
+        config: MongoDBConfig | None = None,
+        *,
+        embedding_provider: Any = None,
+        reranker: Reranker | None = None,
     ) -> None:
         if config is not None and not isinstance(config, MongoDBConfig):
             raise ConfigurationError(
@@ -77,7 +85,8 @@ class AsyncMongoDBProvider:
         self._connection = Connection(self.config)
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
-        self._batches = BatchSearch(self.config, self._collections, self._search)
+        self._recall = Recall(self._search, self.config, reranker)
+        self._batches = BatchSearch(self.config, self._collections, self._recall)
         self._given_embedder = embedding_provider
         self._embedder: ManagedEmbedder | None = None
         self._dimensions = Dimensions(self.config.dimensions)
@@ -90,12 +99,7 @@ class AsyncMongoDBProvider:
         await self._connection.session()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.close_async()
 
     async def close_async(self) -> None:
@@ -163,26 +167,46 @@ class AsyncMongoDBProvider:
         which were not), EmbeddingError.
         """
         collection = self._collections[memory_type_of(memory_type)]
-        if isinstance(memories, str | Mapping) or not isinstance(memories, Iterable):
-            raise InvalidInputError(
-                "memories must be several memories", fix="use store_async for one"
-            )
         call = self._call(timeout_ms)
-        items = await writing.drafts(list(memories), memory_id=memory_id, user_id=user_id)
+        items = await writing.drafts(memories, memory_id=memory_id, user_id=user_id)
         if not items:
             return []
-        session = await self._session(call)
-        missing = [item for item in items if item.needs_embedding]
-        if missing:
-            texts = [str(item.fields["content"]) for item in missing]
-            embedder = self.embedder
-            matrix = await call.within("embedding", partial(embedder.encode_documents_async, texts))
-            for item, vector in zip(missing, matrix, strict=True):
-                item.vector, item.model = vector, embedder.get_model_name()
+        driver = (await self._session(call)).driver
+        texts = [str(item.fields.get("content")) for item in items]
+        await writing.embed(items, texts, lambda: self.embedder, call)
         deadline = call.for_database()
-        vectors = [item.vector for item in items if item.vector is not None]
-        await self._dimensions.check(session.driver, collection, vectors, deadline)
-        return await writing.insert(session.driver, collection, items, deadline)
+        return await writing.insert(driver, collection, items, deadline, self._dimensions)
+
+    async def store_conversation_async(
+        self,
+        turns: Iterable[str | Mapping[str, Any]],
+        memory_type: Any = MemoryType.CONVERSATION_MEMORY,
+        *,
+        session_id: str | None = None,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> list[str]:
+        """Append turns to their session, each findable by what was said around it; their ids.
+
+        turns: as in store_many_async, in order, one or many a call; best with the speaker's name in
+            `content` ("Ada: yes"). Each gets `turn`, its number in the session, and `context`, the
+            two turns on either side, and is embedded with the two before it.
+        session_id: of turns that name none. One program at a time should append to a session: two
+            at once lose no turn, but may not see each other's as neighbours.
+
+        Raises as store_many_async does.
+        """
+        collection = self._collections[memory_type_of(memory_type)]
+        call = self._call(timeout_ms)
+        items = await writing.drafts(turns, memory_id=memory_id, user_id=user_id)
+        if not items:
+            return []
+        driver = (await self._session(call)).driver
+        return await conversation.store(
+            driver, collection, items, session_id,
+            embedder=lambda: self.embedder, dimensions=self._dimensions, call=call,
+        )  # fmt: skip
 
     async def get_async(
         self,
@@ -200,14 +224,11 @@ class AsyncMongoDBProvider:
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id).filter(kind)
-        ids = [stored_id(row_id)]
-        if str(row_id) != row_id or ids[0] != row_id:
-            ids.append(str(row_id))  # 24 hexadecimal digits may also have been stored as a string
         call = self._call(timeout_ms)
         session = await self._session(call)
         rows = await session.driver.find(
             self._collections[kind],
-            rows_by_id_filter(ids, scope, datetime.now(UTC)),
+            rows_by_id_filter(stored_ids(row_id), scope, datetime.now(UTC)),
             projection=row_projection(include_embedding),
             limit=1,
             deadline=call.for_database(),
@@ -228,6 +249,7 @@ class AsyncMongoDBProvider:
         exact: bool = False,
         num_candidates: int | None = None,
         explain: bool = False,
+        mode: RecallMode | None = None,
         timeout_ms: int | None = None,
     ) -> Hits:
         """The memories of one type that are most similar to a query, the best first.
@@ -237,10 +259,14 @@ class AsyncMongoDBProvider:
         exact, num_candidates: on Atlas, compare every row of the scope, or how many the index looks
             at (20 times the limit); every other search is exact.
         explain: say in the hits' `explain` how each was found.
+        mode: `hybrid`, `vector` or `text`. None is hybrid where there are a text index
+            (`ensure_indexes_async` makes it) and a query text, and vector elsewhere.
 
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
-        the row's own fields. Raises InvalidInputError, EmbeddingError, and StoredEmbeddingError
-        where the scope holds vectors and none can be compared with the query's.
+        the row's own fields; a hybrid one has `text_score`, and `fused_score`, which orders. Raises
+        InvalidInputError, EmbeddingError, StoredEmbeddingError where the scope holds vectors and
+        none can be compared with the query's, UnsupportedOperationError where the mode needs a text
+        index and there is none.
         """
         name = "query"
         results = await self.batch_retrieve_async(
@@ -258,6 +284,7 @@ class AsyncMongoDBProvider:
                     "exact": exact,
                     "num_candidates": num_candidates,
                     "explain": explain,
+                    "mode": mode,
                 }
             ],
             timeout_ms=timeout_ms,
@@ -274,7 +301,7 @@ class AsyncMongoDBProvider:
         """Run queries in parallel; the hits of each under its `key`.
 
         queries: mappings with `key` (unique), `memory_type`, `memory_id` and/or `user_id`,
-            `embedding` (or `query`, to be embedded; each distinct text once), and where wanted
+            `embedding` (or `query`, to be embedded; each distinct text once), and maybe `mode`,
             `limit` (5), `include_embedding`, `filter`, `exact`, `num_candidates` and `explain`.
         on_error: with "raise" the error of the first query that failed, in the order given, once
             all have ended; with "partial" the hits of the others, and the failures in `.errors`.
@@ -317,6 +344,10 @@ class AsyncMongoDBProvider:
         session = await self._session(call)
         deadline = call.for_database()
         report = IndexReport(await ensure_ordinary(session.driver, list(fields), deadline))
+        if (talk := self._collections[MemoryType.CONVERSATION_MEMORY]) in fields:
+            await conversation.ensure_session_index(session.driver, talk, deadline)
+        report.text = await ensure_text(session.driver, list(fields), self.config, deadline)
+        self._recall.texts.forget()
         if not await server_has_search(session.driver, next(iter(fields)), deadline):
             return report
         dimensions = self.config.dimensions

@@ -17,9 +17,9 @@ from memorizz_async.errors import MemorizzAsyncError
 from memorizz_async.memory_provider.mongodb.connection import LoopSession
 from memorizz_async.memory_provider.mongodb.explaining import explanation
 from memorizz_async.memory_provider.mongodb.filters import NO_ROW
+from memorizz_async.memory_provider.mongodb.hybrid import Recall
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.rows import public_row
-from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -27,7 +27,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
 )
 from memorizz_async.results import BatchResults, Hits
 from memorizz_async.slices import in_slices
-from memorizz_async.vectors import Vector
+from memorizz_async.vectors import NO_VECTOR, Vector
 
 OnError = Literal["raise", "partial"]
 
@@ -36,11 +36,11 @@ class BatchSearch:
     """What the queries of one provider share: its collections, and how they are searched."""
 
     def __init__(
-        self, config: MongoDBConfig, collections: Mapping[MemoryType, str], search: VectorSearch
+        self, config: MongoDBConfig, collections: Mapping[MemoryType, str], recall: Recall
     ) -> None:
         self._config = config
         self._collections = collections
-        self._search = search
+        self._recall = recall
 
     async def run(
         self,
@@ -61,7 +61,7 @@ class BatchSearch:
         deadline = call.for_database()
         outcomes = await asyncio.gather(
             *(
-                self._run(session, query, vectors.get(query.text), deadline, results)
+                self._run(session, query, vectors.get(query.text), results, deadline, call=call)
                 for query in batch
             ),
             return_exceptions=True,
@@ -83,19 +83,21 @@ class BatchSearch:
         session: LoopSession,
         query: Query,
         embedded: Vector | BaseException | None,
-        deadline: Deadline,
         results: BatchResults,
+        deadline: Deadline,
+        *,
+        call: CallTime,
     ) -> Hits:
         if isinstance(embedded, BaseException):
             raise embedded
         started = time.perf_counter()
         collection = self._collections[query.memory_type]
         trace = Trace() if query.explain else None
-        answer = await self._answer(session, query, embedded, deadline, trace)
+        answer = await self._answer(session, query, embedded, deadline, trace=trace, call=call)
         ids = (row["_id"] for row, _ in answer.rows)
         # Another program's `_id` may be a document, which cannot be counted by.
         session.tracker.note(collection, (row_id for row_id in ids if isinstance(row_id, Hashable)))
-        hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable)
+        hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable, mode=answer.mode)
         async for row, score in in_slices(answer.rows):
             hits.append({**public_row(row, query.type_name), "score": score})
         results.queries_ms[query.key] = _ms_since(started)
@@ -110,18 +112,19 @@ class BatchSearch:
         query: Query,
         embedded: Vector | None,
         deadline: Deadline,
+        *,
         trace: Trace | None,
+        call: CallTime,
     ) -> SearchAnswer:
         if query.filter == NO_ROW:
             if trace is not None:
                 trace.why = "no row can match the filter: nobody was asked"
-            return SearchAnswer("none", [])
+            return SearchAnswer("none", [], mode=query.mode or "vector")
         vector = query.vector if embedded is None else embedded
-        assert vector is not None
         request = SearchRequest(
             collection=self._collections[query.memory_type],
             scope=query.scope.filter(query.memory_type),
-            vector=vector,
+            vector=NO_VECTOR if vector is None else vector,
             limit=query.limit,
             similarity=self._config.similarity,
             include_embedding=query.include_embedding,
@@ -132,7 +135,7 @@ class BatchSearch:
             num_candidates=query.num_candidates,
             trace=trace,
         )
-        return await self._search.search(session.driver, request)
+        return await self._recall.search(session.driver, query, request, call)
 
 
 async def _query_vectors(

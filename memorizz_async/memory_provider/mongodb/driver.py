@@ -210,7 +210,7 @@ class _MongoDriver:
     async def create_index(
         self,
         collection: str,
-        keys: Sequence[tuple[str, int]],
+        keys: Sequence[tuple[str, int | str]],
         *,
         deadline: Deadline,
         **options: Any,

@@ -12,13 +12,15 @@ def explanation(
     query: Query, hits: Hits, trace: Trace, embedding_ms: float, query_ms: float
 ) -> Explanation:
     """How the hits of a query were found. query_ms: the whole query, its steps included."""
-    by_index = trace.index is not None
+    found_by = trace.found_by or [
+        (FoundBy(hits.strategy, rank, hit["score"]),) for rank, hit in enumerate(hits, start=1)
+    ]
     embedded = {"embedding": embedding_ms} if query.text is not None else {}
     return Explanation(
         strategy=hits.strategy,
         why=trace.why,
         index=trace.index,
-        exact=query.exact or not by_index,
+        exact=query.exact or hits.strategy != "atlas",
         scope=query.scope.filter(query.memory_type),
         filter=None if query.filter == NO_ROW else for_vector_search(query.filter),
         hits=[
@@ -26,9 +28,9 @@ def explanation(
                 id=hit["_id"],
                 rank=rank,
                 score=hit["score"],
-                found_by=(FoundBy(hits.strategy, rank, hit["score"]),),
+                found_by=ways,
             )
-            for rank, hit in enumerate(hits, start=1)
+            for rank, (hit, ways) in enumerate(zip(hits, found_by, strict=True), start=1)
         ],
         steps_ms={**embedded, **trace.steps_ms, "the whole query": query_ms},
     )

@@ -28,10 +28,14 @@ class IndexReport:
 
     ordinary: collection -> names of its B-tree indexes.
     search: collection -> `created`, `updated` or `present`; empty where the server has no search.
+    text: collection -> `created`, `present`, or `other: …`, a text index that somebody else made,
+        or of another language: a collection can have only one, so it is used as it is. Empty on
+        `memory://`, which has none.
     """
 
     ordinary: dict[str, list[str]] = field(default_factory=dict)
     search: dict[str, str] = field(default_factory=dict)
+    text: dict[str, str] = field(default_factory=dict)
 
 
 async def ensure_ordinary(

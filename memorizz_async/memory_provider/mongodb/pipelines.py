@@ -149,3 +149,88 @@ def create_search_index(collection: str, name: str, definition: Mapping[str, Any
 def update_search_index(collection: str, name: str, definition: Mapping[str, Any]) -> Document:
     """The command that gives a search index another definition; the old one answers meanwhile."""
     return {"updateSearchIndex": collection, "name": name, "definition": dict(definition)}
+
+
+TEXT_LANGUAGE_FIELD = "_memorizz_language"
+"""Where a text index looks for a row's own language. By default that is `language`, which users'
+rows may well have with another meaning; a value that MongoDB does not know would refuse the row."""
+TEXT_WEIGHTS: dict[str, int] = {"content": 2, "context": 1}
+"""A word of the memory itself counts twice as much as one of its neighbours."""
+_MOST_WORDS = 64
+
+
+def text_query(text: str) -> str:
+    """The words of a text as `$text` takes them: any of them may match, none must.
+
+    In `$text` a quoted phrase must match and a word after a minus must not: a user's text has no
+    such meaning, so quotes and minus signs become blanks. The first 64 different words are asked
+    for: each costs a walk through the index. Empty where there are no words.
+    """
+    words = text.replace('"', " ").replace("-", " ").split()
+    return " ".join(list(dict.fromkeys(words))[:_MOST_WORDS])
+
+
+def text_index_keys() -> list[tuple[str, int | str]]:
+    """The tenant first: a search then walks through the words of one tenant and no other's."""
+    return [("memory_id", 1), *((name, "text") for name in TEXT_WEIGHTS)]
+
+
+def text_search_pipeline(
+    *,
+    words: str,
+    scope: Mapping[str, Any],
+    limit: int,
+    now: datetime,
+    include_embedding: bool,
+    row_filter: Mapping[str, Any] | None = None,
+) -> list[Document]:
+    """`$text` inside the tenant and the caller's filter, the best first; of equals the one that was
+    written first.
+    """
+    score = {"$meta": "textScore"}
+    pipeline: list[Document] = [
+        {"$match": all_of({"$text": {"$search": words}}, scope, row_filter or {}, alive(now))},
+        {"$sort": {SCORE_FIELD: score, "_id": 1}},
+        {"$limit": limit},
+        {"$set": {SCORE_FIELD: score}},
+    ]
+    if not include_embedding:
+        pipeline.append({"$unset": "embedding"})
+    return pipeline
+
+
+def memory_ids_pipeline(scope: Mapping[str, Any], limit: int) -> list[Document]:
+    """The different `memory_id`s of a scope, null among them, at most so many."""
+    return [
+        {"$match": dict(scope)},
+        {"$group": {"_id": {"$ifNull": ["$memory_id", None]}}},
+        {"$limit": limit},
+    ]
+
+
+def list_indexes(collection: str) -> Document:
+    """The command that lists the ordinary indexes of a collection; the text index is among them."""
+    return {"listIndexes": collection}
+
+
+def session_tail_pipeline(
+    scope: Mapping[str, Any], session_id: str, limit: int, now: datetime
+) -> list[Document]:
+    """The last turns of a session of exactly this tenant, the latest first."""
+    return [
+        {"$match": all_of(scope, {"session_id": session_id, "turn": {"$type": "number"}})},
+        {"$match": alive(now)},
+        {"$sort": {"turn": -1, "_id": -1}},
+        {"$limit": limit},
+        {"$project": {"content": 1, "turn": 1}},
+    ]
+
+
+def session_index_keys() -> list[tuple[str, int | str]]:
+    """What finds the last turns of a session."""
+    return [("memory_id", 1), ("session_id", 1), ("turn", -1)]
+
+
+def context_update(context: str, at: datetime) -> Document:
+    """What a turn's later neighbours change on its row."""
+    return {"$set": {"context": context, "updated_at": at}}

@@ -80,7 +80,7 @@ class Driver(Protocol):
     async def create_index(
         self,
         collection: str,
-        keys: Sequence[tuple[str, int]],
+        keys: Sequence[tuple[str, int | str]],
         *,
         deadline: Deadline,
         **options: Any,

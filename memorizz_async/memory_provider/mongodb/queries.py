@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from memorizz_async.config import RecallMode
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import InvalidInputError
@@ -33,12 +34,15 @@ _KNOWN = (
     "exact",
     "num_candidates",
     "explain",
+    "mode",
 )
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query of a batch. It has a vector, or a text to be embedded (`text`), never neither."""
+    """One query of a batch. It has a vector, or a text to be embedded (`text`), or it is searched
+    by its words alone (mode `text`). `words` is the caller's text, also beside a given vector.
+    """
 
     key: str
     text: str | None
@@ -52,6 +56,8 @@ class Query:
     exact: bool = False
     num_candidates: int | None = None
     explain: bool = False
+    words: str | None = None
+    mode: RecallMode | None = None
 
 
 def queries_of(
@@ -101,7 +107,8 @@ def _query(
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
     if not isinstance(key, str) or not key:
         raise InvalidInputError("A query needs a key, a non-empty string", seen=repr(key))
-    if text is not None or embedding is None:
+    mode = _mode(entry.get("mode"))
+    if text is not None or embedding is None or mode in ("hybrid", "text"):
         text = checked_query(text)
     if "memory_type" not in entry:
         raise InvalidInputError(f"The query {key!r} names no memory_type")
@@ -109,7 +116,7 @@ def _query(
     limit = checked_limit(entry.get("limit", 5))
     return Query(
         key=key,
-        text=text if embedding is None else None,
+        text=text if embedding is None and mode != "text" else None,
         vector=None
         if embedding is None
         else checked_vector(embedding, name="The query's embedding", dimensions=dimensions),
@@ -122,6 +129,19 @@ def _query(
         exact=bool(entry.get("exact", False)),
         num_candidates=_candidates(entry.get("num_candidates"), limit, entry.get("exact")),
         explain=bool(entry.get("explain", False)),
+        words=text,
+        mode=mode,
+    )
+
+
+def _mode(value: Any) -> RecallMode | None:
+    if value is None or value in get_args(RecallMode):
+        mode: RecallMode | None = value
+        return mode
+    raise InvalidInputError(
+        "The mode is not one that exists",
+        seen=repr(value),
+        fix=f"use one of {', '.join(get_args(RecallMode))}, or leave it out",
     )
 
 

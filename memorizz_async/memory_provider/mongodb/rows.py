@@ -144,8 +144,11 @@ def _row_id(fields: Row, scope: Scope) -> Any:
     if fields.get("_id") is not None:
         return stored_id(fields["_id"])
     dedup_key = fields.get("dedup_key")
-    if dedup_key is None:
-        return ObjectId()
+    return ObjectId() if dedup_key is None else dedup_id(dedup_key, scope)
+
+
+def dedup_id(dedup_key: str, scope: Scope) -> ObjectId:
+    """The id that a `dedup_key` gives in its tenant."""
     # JSON: the same on every version of Python, and no part can be mistaken for another.
     identity = json.dumps([*scope.fields().values(), dedup_key])
     digest = hashlib.sha256(identity.encode()).digest()
@@ -161,6 +164,14 @@ def stored_id(row_id: Any) -> Any:
     raise InvalidInputError(
         "An id must be a non-empty string or an ObjectId", seen=f"a {type(row_id).__name__}"
     )
+
+
+def stored_ids(row_id: Any) -> list[Any]:
+    """Every form in which an id may be stored."""
+    first = stored_id(row_id)
+    if str(row_id) != row_id or first != row_id:
+        return [first, str(row_id)]  # 24 hexadecimal digits may also have been stored as a string
+    return [first]
 
 
 def public_id(row_id: Any) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from memorizz_async.deadline import Deadline
+from memorizz_async.deadline import CallTime, Deadline
+from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.errors import (
     DatabaseError,
     DuplicateMemoryError,
     InvalidInputError,
     WriteError,
 )
+from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
 from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
 from memorizz_async.memory_provider.mongodb.protocol import DUPLICATE_KEY, Driver, Refusal
 from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, public_id
@@ -56,9 +59,14 @@ def with_embedding(memory: Any, embedding: Any) -> Any:
 
 
 async def drafts(
-    memories: Sequence[str | Mapping[str, Any]], *, memory_id: Scoped, user_id: Scoped
+    given: Iterable[str | Mapping[str, Any]], *, memory_id: Scoped, user_id: Scoped
 ) -> list[Draft]:
     """The memories, checked; nothing has been sent. Raises InvalidInputError, naming which one."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise InvalidInputError(
+            "memories must be several memories", fix="use store_async for one, or pass a list"
+        )
+    memories = list(given)
     checked: list[Draft] = []
     async for position, memory in in_slices(enumerate(memories)):
         try:
@@ -91,15 +99,51 @@ def _agreed(name: str, argument: Scoped, fields: Row) -> Scoped:
     return value
 
 
+async def embed(
+    items: Sequence[Draft],
+    texts: Sequence[str],
+    embedder: Callable[[], Embedder],
+    call: CallTime,
+) -> None:
+    """Give a vector to each item that has none: its text's. The embedder is made where needed."""
+    missing = [(i, t) for i, t in zip(items, texts, strict=True) if i.needs_embedding]
+    if not missing:
+        return
+    model = embedder()
+    wanted = [text for _, text in missing]
+    matrix = await call.within("embedding", partial(model.encode_documents_async, wanted))
+    for (item, _), vector in zip(missing, matrix, strict=True):
+        item.vector, item.model = vector, model.get_model_name()
+
+
+async def check(
+    driver: Driver,
+    collection: str,
+    items: Sequence[Draft],
+    deadline: Deadline,
+    dimensions: Dimensions,
+) -> None:
+    """Refuse vectors of another dimension than the collection's with InvalidEmbeddingError."""
+    vectors = [item.vector for item in items if item.vector is not None]
+    if vectors:
+        await dimensions.check(driver, collection, vectors, deadline)
+
+
 async def insert(
-    driver: Driver, collection: str, items: Sequence[Draft], deadline: Deadline
+    driver: Driver,
+    collection: str,
+    items: Sequence[Draft],
+    deadline: Deadline,
+    dimensions: Dimensions,
 ) -> list[str]:
     """Write the rows; their ids in the order of the items.
 
-    A row whose `dedup_key` is there already counts as written. Raises DuplicateMemoryError for one
-    row, WriteError for several where some were refused or the connection broke half-way: both after
-    everything that could be written was.
+    A row whose `dedup_key` is there already counts as written. Raises InvalidEmbeddingError, with
+    nothing written, for a vector of another dimension; DuplicateMemoryError for one row, WriteError
+    for several where some were refused or the connection broke half-way: both after everything that
+    could be written was.
     """
+    await check(driver, collection, items, deadline, dimensions)
     now = datetime.now(UTC)
     ids: list[Any] = []
     failed: dict[int, Refusal] = {}

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from memorizz_async.config import Similarity
+from memorizz_async.config import RecallMode, Similarity
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition, for_find
 from memorizz_async.memory_provider.mongodb.pipelines import all_of
+from memorizz_async.results import FoundBy
 from memorizz_async.vectors import Vector
 
 
@@ -22,11 +23,14 @@ class Trace:
     """How a search went, for `explain=True`: who asks for none has none, and pays nothing.
 
     why: why this strategy. index: the search index that answered. steps_ms: milliseconds by step.
+    found_by: for each row of the answer, in its order, how it was found; empty where each was found
+        by the one strategy, and stands where that put it.
     """
 
     why: str = ""
     index: str | None = None
     steps_ms: dict[str, float] = field(default_factory=dict)
+    found_by: list[tuple[FoundBy, ...]] = field(default_factory=list)
 
 
 @contextmanager
@@ -77,6 +81,7 @@ class SearchAnswer:
     strategy: str
     rows: list[tuple[dict[str, Any], float]]
     unsearchable: StoredEmbeddingError | None = None
+    mode: RecallMode = "vector"
 
 
 @dataclass
