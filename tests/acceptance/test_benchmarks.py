@@ -49,7 +49,8 @@ def test_locomo_gives_recall_by_mode(mongod: Any, tmp_path: Path) -> None:
     )
     assert {"vector", "text", "hybrid"} <= set(figures["modes"])
     for mode in figures["modes"].values():
-        assert 0 < mode["recall@5"] <= mode["recall@10"] <= mode["recall@20"] <= 1
+        assert 0 <= mode["recall@5"] <= mode["recall@10"] <= mode["recall@20"] <= 1
+        assert mode["recall@20"] > 0
         assert set(mode["latency_ms"]) == {"p50", "p95", "p99"}
         assert len(mode["by_conversation"]) == 1
     assert figures["three_types"]["p95_ratio"] > 0
