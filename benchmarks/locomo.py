@@ -210,20 +210,21 @@ async def measure(talks: Sequence[Conversation], address: str, name: str) -> dic
 
 
 def show_summary(figures: dict[str, Any]) -> None:
-    modes = figures["modes"]
-    names = list(modes["hybrid"]["by_conversation"])
+    """Every mode in a line, with the spread of recall@10 over the conversations."""
     shown = table(
-        "Evidence recall by mode, and @10 in each conversation",
+        "Evidence recall by mode; @10 in the worst and best conversation",
         "mode",
         *(f"@{k}" for k in CUTOFFS),
-        *names,
+        "worst",
+        "best",
         "p50 ms",
     )
-    for label, part in modes.items():
+    for label, part in figures["modes"].items():
+        spread = [talk["recall@10"] for talk in part["by_conversation"].values()]
+        shares = [*(part[f"recall@{k}"] for k in CUTOFFS), min(spread), max(spread)]
         shown.add_row(
             label,
-            *(f"{part[f'recall@{k}']:.3f}" for k in CUTOFFS),
-            *(f"{part['by_conversation'][name]['recall@10']:.3f}" for name in names),
+            *(f"{share:.3f}" for share in shares),
             f"{part['latency_ms']['p50']:.1f}",
             style="bold" if label == "hybrid" else "",
         )

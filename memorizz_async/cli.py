@@ -282,7 +282,8 @@ def _indexes(options: argparse.Namespace) -> None:
         _print_json(asdict(report))
         return
     for collection, names in report.ordinary.items():
-        print(f"{collection}: {', '.join(names)}, vector search {report.search.get(collection)}")
+        search, text = report.search.get(collection), report.text.get(collection)
+        print(f"{collection}: {', '.join(names)}, vector search {search}, text search {text}")
     if not report.search:
         print("No search indexes: this server has no vector search, and is searched exactly.")
 

@@ -47,9 +47,14 @@ def test_locomo_gives_recall_by_mode(mongod: Any, tmp_path: Path) -> None:
         "locomo.py",
         *("--data", str(SHIPPED), "--limit-conversations", "1"),
     )
+    assert {"vector", "text", "hybrid"} <= set(figures["modes"])
+    for mode in figures["modes"].values():
+        assert 0 <= mode["recall@5"] <= mode["recall@10"] <= mode["recall@20"] <= 1
+        assert mode["recall@20"] > 0
+        assert set(mode["latency_ms"]) == {"p50", "p95", "p99"}
+        assert len(mode["by_conversation"]) == 1
+    assert figures["three_types"]["p95_ratio"] > 0
     vector = figures["modes"]["vector"]
-    assert 0 < vector["recall@5"] <= vector["recall@10"] <= vector["recall@20"] <= 1
     assert set(vector["by_category"]) == {"temporal", "open-domain", "single-hop"}
-    assert set(vector["latency_ms"]) == {"p50", "p95", "p99"}
     assert figures["questions"] == 5
     assert figures["left_out"] == {"adversarial": 0, "evidence": 0}

@@ -76,6 +76,25 @@ async def test_an_index_is_made_awaited_and_used(
     assert all("_memorizz_score" not in hit and "embedding" not in hit for hit in hits)
 
 
+async def test_words_and_the_index_answer_together(
+    provider: AsyncMongoDBProvider, standin: AtlasStandin
+) -> None:
+    """`$text` is an ordinary feature: on Atlas hybrid recall joins it with `$vectorSearch`."""
+    await provider.ensure_indexes_async([KB])
+    await provider.store_many_async([f"memory {n}" for n in range(80)], KB, memory_id="m")
+    await provider.store_async(
+        {"content": "a zebra", "embedding": -vector_of("z")}, KB, memory_id="m"
+    )
+    await standin.sync()
+    hits = await provider.retrieve_memory_units_by_query_async(
+        "zebra", vector_of("z"), "m", KB, 60, mode="hybrid"
+    )
+    assert (hits.mode, hits.strategy, len(hits)) == ("hybrid", "atlas", 60)
+    by_words = [hit for hit in hits if hit["text_score"] > 0]
+    assert [hit["content"] for hit in by_words] == ["a zebra"]
+    assert by_words[0]["score"] == pytest.approx(0.0, abs=1e-5)
+
+
 async def test_without_an_index_the_scan_answers_and_the_log_says_so(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
