@@ -436,7 +436,7 @@ def remembered(guide: Guide) -> Guide:
             own = "" if tenant != "somebody else" else "SECRET "
             for fact in FACTS:
                 await unit.generate_memory_unit_async(own + fact, tenant, "LONG_TERM_MEMORY")
-            await unit.generate_memory_unit_async(own + TURN, tenant)
+            await unit.generate_memory_unit_async(own + TURN, tenant, "CONVERSATION_MEMORY")
             await unit.generate_memory_unit_async(own + STEPS, tenant, "WORKFLOW_MEMORY")
         await provider.close_async()
 

@@ -13,9 +13,10 @@ from memorizz_async.embeddings import reset_async_embedding_provider
 
 @pytest.fixture(autouse=True)
 def _no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())  # a test elsewhere may have left an idle one, for a minute
     yield
     reset_async_embedding_provider()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("memorizz-embedding"):
             thread.join(5)
             assert not thread.is_alive(), f"{thread.name} was left behind"
