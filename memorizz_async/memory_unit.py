@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from memorizz_async.config import Consistency
 from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
@@ -58,6 +59,7 @@ class MemoryUnit:
         user_id: Scoped = UNSET,
         query_embedding: EmbeddingLike | None = None,
         include_embedding: bool = False,
+        consistency: Consistency = "session",
         on_error: OnError = "raise",
         timeout_ms: int | None = None,
     ) -> RecallResults:
@@ -69,6 +71,8 @@ class MemoryUnit:
         limits: memory type -> the most hits, each 1 to 10,000. Types may be our enum, memorizz's,
             or strings. None takes the application mode's types, 5 hits each.
         query_embedding: shape (dimensions,): no embedding is computed.
+        consistency: `session`: this provider's own writes are seen at once, others' as the server
+            tells of them; `strong`: the server is asked, whatever is in memory or in an index.
         on_error: `raise`, or `partial`: what the other types found, with the failures in `.errors`.
         timeout_ms: the deadline of the whole call, embedding included.
 
@@ -91,6 +95,7 @@ class MemoryUnit:
                     "memory_type": kind,
                     "limit": limit,
                     "include_embedding": include_embedding,
+                    "consistency": consistency,
                     "memory_id": whose,
                     "user_id": who,
                 }

@@ -10,7 +10,8 @@ from support.embedder import CountingEmbedder
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 
-BACKENDS = ("pymongo", "motor", "memory")
+BACKENDS = ("pymongo", "motor", "memory", "pymongo-resident", "motor-resident")
+"""Drivers, searching by scan; `-resident`: in memory."""
 
 
 @pytest.fixture(params=BACKENDS)
@@ -25,7 +26,13 @@ def config(backend: str, request: pytest.FixtureRequest) -> MongoDBConfig:
     if backend == "memory":
         return MongoDBConfig("memory://", db_name="test")
     uri = request.getfixturevalue("mongod").uri
-    return MongoDBConfig(uri, db_name=request.getfixturevalue("db_name"), driver=backend)
+    driver, _, strategy = backend.partition("-")
+    return MongoDBConfig(
+        uri,
+        db_name=request.getfixturevalue("db_name"),
+        driver=driver,  # type: ignore[arg-type]
+        search_strategy=strategy or "scan",  # type: ignore[arg-type]
+    )
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from memorizz_async.config import MongoDBConfig
+from memorizz_async.config import Consistency, MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
@@ -175,7 +175,9 @@ class AsyncMongoDBProvider:
         deadline = bound or self._default_deadline()
         vectors = [item.vector for item in items if item.vector is not None]
         await self._dimensions.check(session.driver, collection, vectors, deadline)
-        return await writing.insert(session.driver, collection, items, deadline)
+        return await writing.insert(
+            session.driver, collection, items, deadline, written=self._search.written
+        )
 
     async def get_async(
         self,
@@ -217,11 +219,13 @@ class AsyncMongoDBProvider:
         *,
         user_id: Scoped = UNSET,
         include_embedding: bool = False,
+        consistency: Consistency = "session",
         timeout_ms: int | None = None,
     ) -> Hits:
         """The memories of one type that are most similar to a query, the best first.
 
         query_embedding: shape (dimensions,). None embeds the query; with it, `query` may be None.
+        consistency: see batch_retrieve_async.
 
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
         the row's own fields. Raises InvalidInputError, EmbeddingError, and StoredEmbeddingError
@@ -239,6 +243,7 @@ class AsyncMongoDBProvider:
                     "memory_type": memory_type,
                     "limit": limit,
                     "include_embedding": include_embedding,
+                    "consistency": consistency,
                 }
             ],
             timeout_ms=timeout_ms,
@@ -256,7 +261,8 @@ class AsyncMongoDBProvider:
 
         queries: mappings with `key` (unique), `memory_type`, `memory_id` and/or `user_id`,
             `embedding` (or `query`, to be embedded; each distinct text once), and where wanted
-            `limit` (5) and `include_embedding` (False).
+            `limit` (5), `include_embedding` (False) and `consistency` ("session"; "strong" asks
+            the server, whatever is in memory or in an index).
         on_error: with "raise" the error of the first query that failed, in the order given, once
             all have ended; with "partial" the hits of the others, and the failures in `.errors`.
 
@@ -354,8 +360,9 @@ class AsyncMongoDBProvider:
             include_embedding=query.include_embedding,
             now=datetime.now(UTC),
             deadline=deadline,
+            consistency=query.consistency,
         )
-        answer = await self._search.search(session.driver, request)
+        answer = await self._search.search(session.driver, session.residents, request)
         session.tracker.note(collection, (row["_id"] for row, _ in answer.rows))
         hits = Hits(
             ({**public_row(row, query.type_name), "score": score} for row, score in answer.rows),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from memorizz_async.config import Consistency
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import InvalidInputError
@@ -22,6 +23,7 @@ _KNOWN = (
     "memory_type",
     "limit",
     "include_embedding",
+    "consistency",
 )
 
 
@@ -37,6 +39,7 @@ class Query:
     type_name: str
     limit: int
     include_embedding: bool
+    consistency: Consistency
 
 
 def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) -> list[Query]:
@@ -59,6 +62,14 @@ def queries_of(queries: Iterable[Mapping[str, Any]], *, dimensions: int | None) 
             "Queries of a batch share a key", seen=", ".join(repeated), fix="give each its own"
         )
     return checked
+
+
+def _consistency(value: Any) -> Consistency:
+    allowed: tuple[Consistency, ...] = ("session", "strong")
+    for consistency in allowed:
+        if value == consistency:
+            return consistency
+    raise InvalidInputError("consistency must be 'session' or 'strong'", seen=repr(value))
 
 
 def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
@@ -89,4 +100,5 @@ def _query(entry: Mapping[str, Any], dimensions: int | None) -> Query:
         type_name=name_of(entry["memory_type"]),
         limit=checked_limit(entry.get("limit", 5)),
         include_embedding=bool(entry.get("include_embedding", False)),
+        consistency=_consistency(entry.get("consistency", "session")),
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+from bson import Timestamp
 
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import (
@@ -91,9 +93,16 @@ def _agreed(name: str, argument: Scoped, fields: Row) -> Scoped:
 
 
 async def insert(
-    driver: Driver, collection: str, items: Sequence[Draft], deadline: Deadline
+    driver: Driver,
+    collection: str,
+    items: Sequence[Draft],
+    deadline: Deadline,
+    *,
+    written: Callable[[str, Timestamp], None],
 ) -> list[str]:
     """Write the rows; their ids in the order of the items.
+
+    written: told the server's logical time after each write to the collection.
 
     A row whose `dedup_key` is there already counts as written. Raises DuplicateMemoryError for one
     row, WriteError for several where some were refused or the connection broke half-way: both after
@@ -112,6 +121,8 @@ async def insert(
                 raise
             failed.update(dict.fromkeys(range(start, len(rows)), str(error)))
             raise _write_error(rows, failed, collection, error.code) from error
+        if outcome.at is not None and len(outcome.refused) < len(chunk):
+            written(collection, outcome.at)
         for position, refusal in outcome.refused.items():
             if refusal.same_id and rows[start + position].get("dedup_key"):
                 continue  # the row that an earlier write of this key made

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from memorizz_async.config import Similarity
+from memorizz_async.config import Consistency, Similarity
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import StoredEmbeddingError
 from memorizz_async.vectors import Vector
+
+NO_SCORE = "all zeros, or a value that is not finite"
+
+
+def wrong_dimension(stored: int, asked: int) -> str:
+    """Why a row of another dimension cannot be compared."""
+    return f"{stored} numbers, not {asked}"
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class SearchRequest:
     include_embedding: bool
     now: datetime
     deadline: Deadline
+    consistency: Consistency = "session"
 
 
 @dataclass

@@ -9,21 +9,19 @@ from contextlib import aclosing
 
 import numpy as np
 
-from memorizz_async.memory_provider.mongodb.pipelines import (
-    row_projection,
-    rows_by_id_filter,
-    scan_filter,
-    scan_projection,
-)
+from memorizz_async.memory_provider.mongodb.pipelines import scan_filter, scan_projection
 from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.vector_search.hits import hit_rows
 from memorizz_async.memory_provider.mongodb.vector_search.raw_vectors import (
     VectorBlock,
     read_vectors,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
+    NO_SCORE,
     SearchAnswer,
     SearchRequest,
     Unsearchable,
+    wrong_dimension,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import scores
 from memorizz_async.memory_provider.mongodb.vector_search.top_k import TopK
@@ -45,7 +43,7 @@ async def search(driver: Driver, request: SearchRequest) -> SearchAnswer:
         request.collection,
         scan_filter(request.scope, request.now),
         projection=scan_projection(),
-        batch_size=max(32, _NUMBERS_A_BATCH // request.vector.size),
+        batch_size=batch_size(request.vector.size),
         deadline=request.deadline,
     )
     async with aclosing(batches):
@@ -55,23 +53,24 @@ async def search(driver: Driver, request: SearchRequest) -> SearchAnswer:
     found = best.best()
     if report is not None and not found:
         raise report
-    return SearchAnswer(NAME, await _rows(driver, request, dict(found)), report)
+    rows = await hit_rows(driver, request, found)
+    return SearchAnswer(NAME, list(rows.values()), report)
 
 
 def _offer(batch: bytes, request: SearchRequest, best: TopK, unsearchable: Unsearchable) -> None:
     read = read_vectors(batch)
-    for row_id, reason in read.unreadable:
+    for row_id, reason, _ in read.unreadable:
         unsearchable.add(row_id, reason)
     for block in read.blocks:
         dimensions = block.matrix.shape[1]
         if dimensions != request.vector.size:
-            reason = f"{dimensions} numbers, not {request.vector.size}"
+            reason = wrong_dimension(dimensions, request.vector.size)
             for position in range(len(block.rows)):
                 _add(unsearchable, block, position, reason)
             continue
         result = scores(block.matrix, request.vector, request.similarity)
         for position in np.flatnonzero(np.isnan(result)).tolist():
-            _add(unsearchable, block, position, "all zeros, or a value that is not finite")
+            _add(unsearchable, block, position, NO_SCORE)
         best.offer(result, block.id_at)
 
 
@@ -79,17 +78,6 @@ def _add(unsearchable: Unsearchable, block: VectorBlock, position: int, reason: 
     unsearchable.add(block.id_at(position), reason)
 
 
-async def _rows(
-    driver: Driver, request: SearchRequest, found: dict[object, float]
-) -> list[tuple[dict[str, object], float]]:
-    if not found:
-        return []
-    rows = await driver.find(
-        request.collection,
-        rows_by_id_filter(list(found), request.scope, request.now),
-        projection=row_projection(request.include_embedding),
-        deadline=request.deadline,
-    )
-    by_id = {row["_id"]: row for row in rows}
-    # A row that was deleted between the scan and this read is simply not there any more.
-    return [(by_id[row_id], score) for row_id, score in found.items() if row_id in by_id]
+def batch_size(dimensions: int) -> int:
+    """How many rows are read at once."""
+    return max(32, _NUMBERS_A_BATCH // dimensions)
