@@ -51,6 +51,7 @@ class ChangeFeed:
         self._reached: Timestamp | None = None
         self._waiting: list[tuple[Timestamp, asyncio.Future[None]]] = []
         self._live = False
+        self._came = asyncio.Event()
         self._ask_again_at = 0.0
         self._said_why = False
         self._closed = False
@@ -81,6 +82,18 @@ class ChangeFeed:
         assert self._opened is not None
         if not self._opened.done():
             await asyncio.wait([self._opened], timeout=timeout_s)
+        return self._live
+
+    async def follows(self, timeout_s: float) -> bool:
+        """As `open`, but where the stream is broken wait until it is mended."""
+        if not await self.open(timeout_s) and self._task is not None and not self._task.done():
+            mended = asyncio.ensure_future(self._came.wait())
+            try:
+                await asyncio.wait(
+                    [mended, self._task], timeout=timeout_s, return_when="FIRST_COMPLETED"
+                )
+            finally:
+                mended.cancel()
         return self._live
 
     async def reached(self, at: Timestamp, timeout_s: float) -> bool:
@@ -139,6 +152,7 @@ class ChangeFeed:
                         self._advance(batch.at, batch.events)
                         if not behind and not self._live:
                             self._live = True
+                            self._came.set()
                             if not opened.done():
                                 opened.set_result(True)
                         if any(event["operationType"] == "invalidate" for event in batch.events):
@@ -190,6 +204,7 @@ class ChangeFeed:
 
     def _stopped(self) -> None:
         self._live = False
+        self._came.clear()
         for _, arrival in self._waiting:
             if not arrival.done():
                 arrival.set_result(None)

@@ -102,13 +102,18 @@ class ResidentStore:
         return await self._answer(scope, request)
 
     async def caught_up(self, deadline: Deadline) -> bool:
-        """Wait until all that the server has done so far is known here; whether it is.
+        """Wait until all that the server has done so far is known here; False where it has no
+        change streams.
 
-        For tests and benchmarks: on a quiet server it takes up to a second.
+        For tests and benchmarks: on a quiet server it takes up to a second. Raises
+        OperationTimeoutError and DatabaseError.
         """
+        operation = "waiting for changes"
         reply = await self._driver.command({"ping": 1}, deadline=deadline)
-        left = deadline.remaining_s("waiting for changes")
-        return await self.feed.open(left) and await self.feed.reached(reply["operationTime"], left)
+        while await self.feed.follows(deadline.remaining_s(operation)):
+            if await self.feed.reached(reply["operationTime"], deadline.remaining_s(operation)):
+                return True
+        return False
 
     async def close(self) -> None:
         """Forget everything and stop following. Idempotent."""
@@ -221,7 +226,7 @@ class ResidentStore:
                 self._drop(name)
 
     def _apply(self, event: Document) -> None:
-        collection = event["ns"].get("coll")
+        collection = event.get("ns", {}).get("coll")  # an invalidate event is about no place
         kind = event["operationType"]
         if kind in ("insert", "update", "replace", "delete"):
             scopes = self._following.get(collection)

@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memorizz_async.config import Similarity
-from memorizz_async.memory_provider.mongodb.vector_search.row_matching import FOREVER, NEVER
+from memorizz_async.memory_provider.mongodb.vector_search.row_matching import FOREVER
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import Matrix, scores
 from memorizz_async.vectors import Vector
 
 _CHUNK_NUMBERS = 2_000_000
 """8 MB: long enough for the matrix product to run at full speed, short enough to copy at once."""
 _FIRST_ROWS = 16
+_GONE = np.nan
+"""In place of an expiry: no moment is before it, and it is not to be taken for one."""
 _RESCORED_AT_ONCE = 4_096
 BYTES_A_ROW = 360
 """What Python keeps of a row beside its numbers: the id, and its place in two tables."""
@@ -145,7 +147,7 @@ class VectorTable:
         if place is None:
             return False
         chunk, position = place
-        chunk.until[position] = NEVER
+        chunk.until[position] = _GONE
         chunk.dead += 1
         if chunk.dead * 2 > chunk.count:
             self._rewrite(chunk)
@@ -180,7 +182,7 @@ class VectorTable:
         for the searches that look at it.
         """
         at = self._chunks.index(chunk)
-        kept = np.flatnonzero(chunk.until[: chunk.count] != NEVER)
+        kept = np.flatnonzero(~np.isnan(chunk.until[: chunk.count]))
         if not kept.size:
             del self._chunks[at]
             return
