@@ -17,7 +17,8 @@ from memorizz_async.redaction import redact_uri
 
 DriverName = Literal["auto", "motor", "pymongo"]
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
-SearchStrategy = Literal["auto", "atlas", "scan"]
+SearchStrategy = Literal["auto", "atlas", "resident", "scan"]
+Consistency = Literal["session", "strong"]
 Quantization = Literal["none", "scalar", "binary"]
 FilterFields = Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -25,11 +26,17 @@ DEFAULT_URI = "local"
 _CHOICES: dict[str, tuple[str, ...]] = {
     "driver": ("auto", "motor", "pymongo"),
     "similarity": ("cosine", "dotProduct", "euclidean"),
-    "search_strategy": ("auto", "atlas", "scan"),
+    "search_strategy": ("auto", "atlas", "resident", "scan"),
     "quantization": ("none", "scalar", "binary"),
 }
 _NOT_IN_A_NAME = frozenset('/\\. "$\0')
-_AT_LEAST_ONE = ("timeout_ms", "server_selection_timeout_ms", "max_pool_size", "dimensions")
+_AT_LEAST_ONE = (
+    "timeout_ms",
+    "server_selection_timeout_ms",
+    "max_pool_size",
+    "dimensions",
+    "resident_memory_mb",
+)
 
 
 def setting(name: str) -> str | None:
@@ -63,6 +70,7 @@ class _Keywords:
     similarity: Similarity = "cosine"
     dimensions: int | None = None
     search_strategy: SearchStrategy = "auto"
+    resident_memory_mb: int = 256
     vector_index_name: str = "vector_index"
     collections: Mapping[str, str] = field(default_factory=dict, hash=False)
     keep_local_server: bool = False
@@ -90,7 +98,10 @@ class MongoDBConfig(_Keywords, _Positional):
     max_pool_size: connections per client; a client serves one event loop.
     similarity: how vectors are compared: `cosine`, `dotProduct` or `euclidean`.
     dimensions: the length of every vector. Left out, it is the embedder's.
-    search_strategy: `auto` asks the server; `atlas` and `scan` say it outright.
+    search_strategy: `auto` asks the server; `atlas`, `resident` and `scan` say it outright.
+        `resident` scans where the server has no change streams.
+    resident_memory_mb: the most that `resident` keeps in memory, in megabytes, on each event loop;
+        what was not searched for the longest time goes first.
     vector_index_name: the name of the search indexes on Atlas.
     collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`.
     keep_local_server: for `local`: leave the mongod running after the last user closes.

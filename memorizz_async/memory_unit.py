@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from memorizz_async.config import Consistency
 from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
@@ -64,6 +65,7 @@ class MemoryUnit:
         exact: bool = False,
         num_candidates: int | None = None,
         explain: bool = False,
+        consistency: Consistency = "session",
         on_error: OnError = "raise",
         timeout_ms: int | None = None,
     ) -> RecallResults:
@@ -79,6 +81,8 @@ class MemoryUnit:
             {"$gte": 0.5}}`; see "Filters" in the documentation of recall.
         exact, num_candidates: how thoroughly Atlas searches; every other search is exact.
         explain: say how each hit was found, in `.explain` by type.
+        consistency: `session`: this provider's own writes are seen at once, others' as the server
+            tells of them; `strong`: the server is asked, whatever is in memory or in an index.
         on_error: `raise`, or `partial`: what the other types found, with the failures in `.errors`.
         timeout_ms: the deadline of the whole call, embedding included.
 
@@ -105,6 +109,7 @@ class MemoryUnit:
                     "exact": exact,
                     "num_candidates": num_candidates,
                     "explain": explain,
+                    "consistency": consistency,
                     "memory_id": whose,
                     "user_id": who,
                 }

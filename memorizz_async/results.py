@@ -58,7 +58,8 @@ class Explanation:
 class Hits(list[Hit]):
     """The rows that a query found, the best first.
 
-    strategy: how they were searched: `atlas` or `scan`; `none` where no row could match the filter.
+    strategy: how they were searched: `atlas`, `resident` or `scan`; `none` where no row could match
+        the filter.
     unsearchable: rows of the scope that could not be compared with the query, where there are any.
     explain: how they were found, where the query had `explain=True`.
     """

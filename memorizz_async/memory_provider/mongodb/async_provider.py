@@ -8,7 +8,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from memorizz_async.config import MongoDBConfig
+from memorizz_async.config import Consistency, MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
@@ -182,7 +182,9 @@ class AsyncMongoDBProvider:
         deadline = call.for_database()
         vectors = [item.vector for item in items if item.vector is not None]
         await self._dimensions.check(session.driver, collection, vectors, deadline)
-        return await writing.insert(session.driver, collection, items, deadline)
+        return await writing.insert(
+            session.driver, collection, items, deadline, written=self._search.written
+        )
 
     async def get_async(
         self,
@@ -228,6 +230,7 @@ class AsyncMongoDBProvider:
         exact: bool = False,
         num_candidates: int | None = None,
         explain: bool = False,
+        consistency: Consistency = "session",
         timeout_ms: int | None = None,
     ) -> Hits:
         """The memories of one type that are most similar to a query, the best first.
@@ -237,6 +240,7 @@ class AsyncMongoDBProvider:
         exact, num_candidates: on Atlas, compare every row of the scope, or how many the index looks
             at (20 times the limit); every other search is exact.
         explain: say in the hits' `explain` how each was found.
+        consistency: see batch_retrieve_async.
 
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
         the row's own fields. Raises InvalidInputError, EmbeddingError, and StoredEmbeddingError
@@ -258,6 +262,7 @@ class AsyncMongoDBProvider:
                     "exact": exact,
                     "num_candidates": num_candidates,
                     "explain": explain,
+                    "consistency": consistency,
                 }
             ],
             timeout_ms=timeout_ms,
@@ -275,7 +280,8 @@ class AsyncMongoDBProvider:
 
         queries: mappings with `key` (unique), `memory_type`, `memory_id` and/or `user_id`,
             `embedding` (or `query`, to be embedded; each distinct text once), and where wanted
-            `limit` (5), `include_embedding`, `filter`, `exact`, `num_candidates` and `explain`.
+            `limit` (5), `include_embedding`, `filter`, `exact`, `num_candidates`, `explain` and
+            `consistency` ("session"; "strong" asks the server, whatever is in memory or an index).
         on_error: with "raise" the error of the first query that failed, in the order given, once
             all have ended; with "partial" the hits of the others, and the failures in `.errors`.
 

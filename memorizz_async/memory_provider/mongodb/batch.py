@@ -130,9 +130,10 @@ class BatchSearch:
             filter=query.filter,
             exact=query.exact,
             num_candidates=query.num_candidates,
+            consistency=query.consistency,
             trace=trace,
         )
-        return await self._search.search(session.driver, request)
+        return await self._search.search(session.driver, session.residents, request)
 
 
 async def _query_vectors(

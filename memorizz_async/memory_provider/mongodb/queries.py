@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memorizz_async.config import Consistency
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import InvalidInputError
@@ -33,6 +34,7 @@ _KNOWN = (
     "exact",
     "num_candidates",
     "explain",
+    "consistency",
 )
 
 
@@ -52,6 +54,7 @@ class Query:
     exact: bool = False
     num_candidates: int | None = None
     explain: bool = False
+    consistency: Consistency = "session"
 
 
 def queries_of(
@@ -82,6 +85,14 @@ def queries_of(
             "Queries of a batch share a key", seen=", ".join(repeated), fix="give each its own"
         )
     return checked
+
+
+def _consistency(value: Any) -> Consistency:
+    allowed: tuple[Consistency, ...] = ("session", "strong")
+    for consistency in allowed:
+        if value == consistency:
+            return consistency
+    raise InvalidInputError("consistency must be 'session' or 'strong'", seen=repr(value))
 
 
 def _query(
@@ -122,6 +133,7 @@ def _query(
         exact=bool(entry.get("exact", False)),
         num_candidates=_candidates(entry.get("num_candidates"), limit, entry.get("exact")),
         explain=bool(entry.get("explain", False)),
+        consistency=_consistency(entry.get("consistency", "session")),
     )
 
 
