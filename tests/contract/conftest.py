@@ -37,6 +37,14 @@ def on_atlas(backend: str) -> bool:
     return backend.startswith("atlas")
 
 
+@pytest.fixture
+def strategy(backend: str, on_atlas: bool) -> str:
+    """How a search without a filter is carried out."""
+    if on_atlas:
+        return "atlas"
+    return "resident" if backend.endswith("-resident") else "scan"
+
+
 @pytest.fixture(scope="session")
 def atlas(mongod: Any) -> Iterator[AtlasStandin]:
     """Atlas, as far as it can be here; its indexes are built at once, and follow writes late."""
