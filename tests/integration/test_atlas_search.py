@@ -76,7 +76,7 @@ async def test_an_index_is_made_awaited_and_used(
     assert all("_memorizz_score" not in hit and "embedding" not in hit for hit in hits)
 
 
-async def test_without_an_index_the_scan_answers_and_the_log_says_so(
+async def test_without_an_index_an_exact_search_answers_and_the_log_says_so(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A missing index would be an empty answer on Atlas: here the rows come, by scan."""
@@ -85,7 +85,7 @@ async def test_without_an_index_the_scan_answers_and_the_log_says_so(
         hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
         await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
     assert [hit["content"] for hit in hits] == ["a"]
-    assert hits.strategy == "scan"
+    assert hits.strategy == "resident"
     said = [record for record in caplog.records if "no search index" in record.getMessage()]
     assert len(said) == 1
 
@@ -139,7 +139,7 @@ async def test_waiting_for_an_index_ends_at_the_deadline_with_what_was_seen(
 
 
 @pytest.mark.parametrize("mode", ["5.0", "6.0", "7.0", "8.x"])
-async def test_every_servers_no_search_here_leads_to_the_scan(
+async def test_every_servers_no_search_here_leads_to_an_exact_search(
     provider: AsyncMongoDBProvider, standin: AtlasStandin, mode: str
 ) -> None:
     """The error codes of each server version lead to the exact scan and to ordinary indexes."""
@@ -290,7 +290,7 @@ async def test_another_kind_of_index_by_that_name_is_left_alone(
     await provider.store_async("a", KB, memory_id="m")
     index = {"name": "vector_index", "definition": {"mappings": {"dynamic": True}}}
     await command(provider, createSearchIndexes="knowledge_base", indexes=[index])
-    assert (await recall(provider)).strategy == "scan"
+    assert (await recall(provider)).strategy == "resident"
     with pytest.raises(DatabaseError, match="vector_index_name"):
         await provider.ensure_indexes_async([KB])
 
@@ -311,7 +311,7 @@ async def test_a_dropped_index_never_looks_like_no_memories(
             assert (await recall(asked)).strategy == "atlas"
         await command(provider, dropSearchIndex="knowledge_base", name="vector_index")
         hits = await recall(provider)
-        assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+        assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "resident")
         with pytest.raises(DatabaseError, match="cannot serve"):
             await recall(insisting)
     assert [r for r in caplog.records if "exact scan" in r.getMessage()]
@@ -334,13 +334,13 @@ async def test_rows_that_the_index_has_not_seen_are_found_where_it_finds_nothing
     standin.lag_s = math.inf
     await provider.store_async("a", KB, memory_id="m")
     hits = await recall(provider, explain=True)
-    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "resident")
     assert "not caught up" in hits.explain.why
     await standin.sync()
     assert (await recall(provider)).strategy == "atlas"
 
 
-async def test_an_index_changed_behind_our_back_leads_to_the_scan(
+async def test_an_index_changed_behind_our_back_leads_to_an_exact_search(
     provider: AsyncMongoDBProvider, standin: AtlasStandin
 ) -> None:
     """Another dimension: the error of the search is taken for what it is."""
@@ -358,7 +358,7 @@ async def test_an_index_changed_behind_our_back_leads_to_the_scan(
     )
     await standin.finish_builds()
     hits = await recall(provider, explain=True)
-    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "resident")
     assert "another dimension" in hits.explain.why
 
 
@@ -378,7 +378,7 @@ async def test_while_a_filter_field_is_being_added_the_scan_filters(
         with pytest.raises(OperationTimeoutError, match=r"BUILDING|PENDING"):
             await provider.ensure_indexes_async([KB], timeout_ms=700)
         hits = await recall(provider, filter={"mood": "good"})
-        assert (len(hits), hits.strategy) == (1, "scan")
+        assert (len(hits), hits.strategy) == (1, "resident")
         assert (await recall(provider)).strategy == "atlas"
         await standin.finish_builds()
         await provider.ensure_indexes_async([KB])
@@ -386,7 +386,7 @@ async def test_while_a_filter_field_is_being_added_the_scan_filters(
         assert (len(hits), hits.strategy) == (1, "atlas")
 
 
-async def test_a_search_service_that_is_gone_leads_to_the_scan_and_back(
+async def test_a_search_service_that_is_gone_leads_to_an_exact_search_and_back(
     provider: AsyncMongoDBProvider, standin: AtlasStandin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mongod without its mongot still has every row; the index is tried again later."""
@@ -398,7 +398,7 @@ async def test_a_search_service_that_is_gone_leads_to_the_scan_and_back(
     standin.mode = "unreachable"
     for _ in range(2):
         hits = await recall(provider)
-        assert (len(hits), hits.strategy) == (1, "scan")
+        assert (len(hits), hits.strategy) == (1, "resident")
     standin.mode = "atlas"
     assert (await recall(provider)).strategy == "atlas"
 
