@@ -79,7 +79,7 @@ async def test_an_index_is_made_awaited_and_used(
 async def test_without_an_index_an_exact_search_answers_and_the_log_says_so(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A missing index would be an empty answer on Atlas: here the rows come, by scan."""
+    """A missing index would be an empty answer on Atlas: here the rows come, by an exact search."""
     await provider.store_async("a", KB, memory_id="m")
     with caplog.at_level(logging.WARNING):
         hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
@@ -142,11 +142,11 @@ async def test_waiting_for_an_index_ends_at_the_deadline_with_what_was_seen(
 async def test_every_servers_no_search_here_leads_to_an_exact_search(
     provider: AsyncMongoDBProvider, standin: AtlasStandin, mode: str
 ) -> None:
-    """The error codes of each server version lead to the exact scan and to ordinary indexes."""
+    """The error codes of each server version lead to an exact search and to ordinary indexes."""
     standin.mode = mode
     await provider.store_async("a", KB, memory_id="m")
     hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
-    assert (hits.strategy, len(hits)) == ("scan", 1)
+    assert (hits.strategy, len(hits)) == ("resident", 1)
     assert (await provider.ensure_indexes_async([KB])).search == {}
 
 
@@ -286,7 +286,7 @@ async def test_a_cluster_without_room_says_what_to_do(mongod: Any, db_name: str)
 async def test_another_kind_of_index_by_that_name_is_left_alone(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An Atlas Search index of that name cannot serve: the scan does, and ensuring says so."""
+    """An Atlas Search index of that name cannot serve: an exact search does, and ensuring says so."""
     await provider.store_async("a", KB, memory_id="m")
     index = {"name": "vector_index", "definition": {"mappings": {"dynamic": True}}}
     await command(provider, createSearchIndexes="knowledge_base", indexes=[index])
@@ -301,7 +301,7 @@ async def test_a_dropped_index_never_looks_like_no_memories(
     standin: AtlasStandin,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It would answer with nothing and no error: the scan finds the rows, and the log says why."""
+    """It would answer with nothing and no error: an exact search finds the rows, and the log says why."""
     await provider.ensure_indexes_async([KB])
     await provider.store_async("a", KB, memory_id="m")
     await standin.sync()
@@ -314,7 +314,7 @@ async def test_a_dropped_index_never_looks_like_no_memories(
         assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "resident")
         with pytest.raises(DatabaseError, match="cannot serve"):
             await recall(insisting)
-    assert [r for r in caplog.records if "exact scan" in r.getMessage()]
+    assert [r for r in caplog.records if "searching without it" in r.getMessage()]
 
 
 async def test_an_empty_scope_is_an_empty_answer_by_the_index(

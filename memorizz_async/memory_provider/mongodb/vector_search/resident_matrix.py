@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 
 from memorizz_async.config import Similarity
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import FOREVER
-from memorizz_async.memory_provider.mongodb.vector_search.scoring import Matrix, scores
+from memorizz_async.memory_provider.mongodb.vector_search.scoring import (
+    Matrix,
+    dot_products,
+    row_lengths,
+    scores,
+)
 from memorizz_async.vectors import Vector
 
 _CHUNK_NUMBERS = 2_000_000
-"""8 MB: long enough for the matrix product to run at full speed, short enough to copy at once."""
+"""8 MB: few steps in Python for a large scope, and short enough to be copied at once."""
 _FIRST_ROWS = 16
 _GONE = np.nan
 """In place of an expiry: no moment is before it, and it is not to be taken for one."""
@@ -126,7 +131,7 @@ class VectorTable:
     def add(self, vectors: Matrix, rows: Sequence[NewRow]) -> None:
         """Add rows that are not there yet. vectors: shape (len(rows), dimensions), finite."""
         with np.errstate(over="ignore"):
-            lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+            lengths = row_lengths(vectors)
         self._shortest = min(self._shortest, float(lengths.min(initial=np.inf)))
         self._longest = max(self._longest, float(lengths.max(initial=0.0)))
         start = 0
@@ -279,7 +284,7 @@ class Snapshot:
 
 
 def _product(part: _Part, query: Vector, similarity: Similarity, keys: NDArray[np.float32]) -> None:
-    np.matmul(part.matrix, query, out=keys)
+    keys[:] = dot_products(part.matrix, query)
     if similarity == "cosine":
         keys /= part.lengths
     elif similarity == "euclidean":  # the same order as that of the negative squared distances

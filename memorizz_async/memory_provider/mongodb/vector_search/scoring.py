@@ -10,8 +10,24 @@ from memorizz_async.vectors import Vector
 
 Matrix = NDArray[np.float32]
 
+_vecdot = getattr(np, "vecdot", None)
+
 _SAFE = (1e-15, 1e15)
 """Lengths whose squares and products neither vanish nor overflow in float32."""
+
+
+def dot_products(rows: Matrix, query: Vector) -> NDArray[np.float32]:
+    """The dot product of each row with the query, shape (n,).
+
+    Not `rows @ query`: that rounds by where in the matrix a row is, and waits for threads of BLAS
+    that gain nothing here, because reading the rows from memory is what takes the time (measured:
+    20,000 rows of 384 in 0.9 ms, against 1.2 ms with two threads, 15 ms where both cores are busy).
+    """
+    if _vecdot is None:  # numpy 1
+        products: NDArray[np.float32] = np.einsum("ij,j->i", rows, query)
+    else:
+        products = _vecdot(rows, query)
+    return products
 
 
 def scores(rows: Matrix, query: Vector, similarity: Similarity) -> NDArray[np.float32]:
@@ -35,19 +51,24 @@ def scores(rows: Matrix, query: Vector, similarity: Similarity) -> NDArray[np.fl
             # Rounding may leave [-1, 1] by a hair.
             result = (1.0 + np.clip(_cosines(rows, query), -1.0, 1.0)) / 2.0
         else:
-            # einsum, not the faster `rows @ query`, which rounds by where in the matrix a row is.
-            result = np.maximum((1.0 + np.einsum("ij,j->i", rows, query)) / 2.0, 0.0)
+            result = np.maximum((1.0 + dot_products(rows, query)) / 2.0, 0.0)
     # An infinite row gives 0 by euclid or infinity by dot product, and has no score by either.
     result[~np.isfinite(rows).all(axis=1)] = np.nan
     scored: NDArray[np.float32] = result.astype(np.float32, copy=False)
     return scored
 
 
+def row_lengths(rows: Matrix) -> NDArray[np.float32]:
+    """The Euclidean length of each row, shape (n,)."""
+    lengths: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return lengths
+
+
 def _cosines(rows: Matrix, query: Vector) -> NDArray[np.float32]:
     precise = query.astype(np.float64)
     precise /= np.linalg.norm(precise)
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    cosines: NDArray[np.float32] = np.einsum("ij,j->i", rows, precise.astype(np.float32)) / lengths
+    lengths = row_lengths(rows)
+    cosines: NDArray[np.float32] = dot_products(rows, precise.astype(np.float32)) / lengths
     least, most = _SAFE
     unsafe = np.flatnonzero(~((lengths > least) & (lengths < most)))
     if unsafe.size:
