@@ -286,7 +286,7 @@ async def test_a_cluster_without_room_says_what_to_do(mongod: Any, db_name: str)
 async def test_another_kind_of_index_by_that_name_is_left_alone(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An Atlas Search index of that name cannot serve: an exact search does, and ensuring says so."""
+    """An Atlas Search index of that name cannot serve, an exact search does; ensuring says so."""
     await provider.store_async("a", KB, memory_id="m")
     index = {"name": "vector_index", "definition": {"mappings": {"dynamic": True}}}
     await command(provider, createSearchIndexes="knowledge_base", indexes=[index])
@@ -301,7 +301,7 @@ async def test_a_dropped_index_never_looks_like_no_memories(
     standin: AtlasStandin,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It would answer with nothing and no error: an exact search finds the rows, and the log says why."""
+    """It would answer with nothing and no error: an exact search finds the rows; the log says why."""
     await provider.ensure_indexes_async([KB])
     await provider.store_async("a", KB, memory_id="m")
     await standin.sync()
@@ -378,7 +378,7 @@ async def test_while_a_filter_field_is_being_added_the_scan_filters(
         with pytest.raises(OperationTimeoutError, match=r"BUILDING|PENDING"):
             await provider.ensure_indexes_async([KB], timeout_ms=700)
         hits = await recall(provider, filter={"mood": "good"})
-        assert (len(hits), hits.strategy) == (1, "resident")
+        assert (len(hits), hits.strategy) == (1, "scan")
         assert (await recall(provider)).strategy == "atlas"
         await standin.finish_builds()
         await provider.ensure_indexes_async([KB])
