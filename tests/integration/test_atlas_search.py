@@ -301,7 +301,7 @@ async def test_a_dropped_index_never_looks_like_no_memories(
     standin: AtlasStandin,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It would answer with nothing and no error: an exact search finds the rows; the log says why."""
+    """It would answer with nothing and no error: an exact search finds the rows; the log has it."""
     await provider.ensure_indexes_async([KB])
     await provider.store_async("a", KB, memory_id="m")
     await standin.sync()
