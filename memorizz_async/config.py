@@ -17,7 +17,8 @@ from memorizz_async.redaction import redact_uri
 
 DriverName = Literal["auto", "motor", "pymongo"]
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
-SearchStrategy = Literal["auto", "atlas", "scan"]
+SearchStrategy = Literal["auto", "atlas", "resident", "scan"]
+Consistency = Literal["session", "strong"]
 Quantization = Literal["none", "scalar", "binary"]
 FilterFields = Sequence[str] | Mapping[str, Sequence[str]]
 RecallMode = Literal["hybrid", "vector", "text"]
@@ -27,12 +28,18 @@ DEFAULT_URI = "local"
 _CHOICES: dict[str, tuple[str, ...]] = {
     "driver": ("auto", "motor", "pymongo"),
     "similarity": ("cosine", "dotProduct", "euclidean"),
-    "search_strategy": ("auto", "atlas", "scan"),
+    "search_strategy": ("auto", "atlas", "resident", "scan"),
     "quantization": ("none", "scalar", "binary"),
     "fusion": ("zscore", "rrf"),
 }
 _NOT_IN_A_NAME = frozenset('/\\. "$\0')
-_AT_LEAST_ONE = ("timeout_ms", "server_selection_timeout_ms", "max_pool_size", "dimensions")
+_AT_LEAST_ONE = (
+    "timeout_ms",
+    "server_selection_timeout_ms",
+    "max_pool_size",
+    "dimensions",
+    "resident_memory_mb",
+)
 
 
 def setting(name: str) -> str | None:
@@ -66,6 +73,7 @@ class _Keywords:
     similarity: Similarity = "cosine"
     dimensions: int | None = None
     search_strategy: SearchStrategy = "auto"
+    resident_memory_mb: int = 256
     vector_index_name: str = "vector_index"
     text_language: str = "english"
     fusion: FusionName = "zscore"
@@ -95,7 +103,10 @@ class MongoDBConfig(_Keywords, _Positional):
     max_pool_size: connections per client; a client serves one event loop.
     similarity: how vectors are compared: `cosine`, `dotProduct` or `euclidean`.
     dimensions: the length of every vector. Left out, it is the embedder's.
-    search_strategy: `auto` asks the server; `atlas` and `scan` say it outright.
+    search_strategy: `auto` asks the server; `atlas`, `resident` and `scan` say it outright.
+        `resident` scans where the server has no change streams.
+    resident_memory_mb: the most that `resident` keeps in memory, in megabytes, on each event loop;
+        what was not searched for the longest time goes first.
     vector_index_name: the name of the search indexes on Atlas.
     text_language: the language of the text indexes that `ensure_indexes_async` creates: what is
         taken for a stop word and how words are stemmed. One that MongoDB knows, or `none`.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from memorizz_async.config import RecallMode
+from memorizz_async.config import Consistency, RecallMode
 from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
@@ -66,6 +66,7 @@ class MemoryUnit:
         num_candidates: int | None = None,
         explain: bool = False,
         mode: RecallMode | None = None,
+        consistency: Consistency = "session",
         on_error: OnError = "raise",
         timeout_ms: int | None = None,
     ) -> RecallResults:
@@ -83,6 +84,8 @@ class MemoryUnit:
         explain: say how each hit was found, in `.explain` by type.
         mode: `hybrid`, `vector` or `text`. None is hybrid where there is a text index
             (`ensure_indexes_async` makes it), and vector elsewhere.
+        consistency: `session`: this provider's own writes are seen at once, others' as the server
+            tells of them; `strong`: the server is asked, whatever is in memory or in an index.
         on_error: `raise`, or `partial`: what the other types found, with the failures in `.errors`.
         timeout_ms: the deadline of the whole call, embedding included.
 
@@ -110,6 +113,7 @@ class MemoryUnit:
                     "num_candidates": num_candidates,
                     "explain": explain,
                     "mode": mode,
+                    "consistency": consistency,
                     "memory_id": whose,
                     "user_id": who,
                 }

@@ -59,8 +59,8 @@ class Explanation:
 class Hits(list[Hit]):
     """The rows that a query found, the best first.
 
-    strategy: how their vectors were searched: `atlas` or `scan`; `text` where only words were;
-        `none` where no row could match the filter.
+    strategy: how their vectors were searched: `atlas`, `resident` or `scan`; `text` where only
+        words were; `none` where no row could match the filter.
     mode: `hybrid`, `vector` or `text`: what the order of the hits comes from.
     unsearchable: rows of the scope that could not be compared with the query, where there are any.
     explain: how they were found, where the query had `explain=True`.

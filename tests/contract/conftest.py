@@ -15,7 +15,11 @@ from support.embedder import CountingEmbedder
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 
-BACKENDS = ("pymongo", "motor", "memory", "standalone", "atlas-pymongo", "atlas-motor")
+BACKENDS = (
+    "pymongo", "motor", "memory", "standalone", "atlas-pymongo", "atlas-motor",
+    "pymongo-resident", "motor-resident",
+)  # fmt: skip
+"""Drivers, searching by scan; `atlas-`: by an index; `-resident`: in memory."""
 SEARCHED = ["LONG_TERM_MEMORY", "CONVERSATION_MEMORY", "WORKFLOW_MEMORY", "SUMMARIES"]
 
 Settle = Callable[[], Awaitable[None]]
@@ -31,6 +35,14 @@ def backend(request: pytest.FixtureRequest) -> str:
 def on_atlas(backend: str) -> bool:
     """Whether searches go by an index."""
     return backend.startswith("atlas")
+
+
+@pytest.fixture
+def strategy(backend: str, on_atlas: bool) -> str:
+    """How a search without a filter is carried out."""
+    if on_atlas:
+        return "atlas"
+    return "resident" if backend.endswith("-resident") else "scan"
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +63,13 @@ def config(backend: str, on_atlas: bool, request: pytest.FixtureRequest) -> Mong
     if backend == "standalone":
         return MongoDBConfig(request.getfixturevalue("standalone"), db_name, driver="pymongo")
     uri = request.getfixturevalue("atlas" if on_atlas else "mongod").uri
-    return MongoDBConfig(uri, db_name=db_name, driver=backend.removeprefix("atlas-"))
+    driver, _, strategy = backend.removeprefix("atlas-").partition("-")
+    return MongoDBConfig(
+        uri,
+        db_name=db_name,
+        driver=driver,  # type: ignore[arg-type]
+        search_strategy="auto" if on_atlas else strategy or "scan",  # type: ignore[arg-type]
+    )
 
 
 @pytest.fixture

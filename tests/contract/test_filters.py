@@ -40,7 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
 async def found(
     config: MongoDBConfig,
     embedder: CountingEmbedder,
-    on_atlas: bool,
+    strategy: str,
     settle: Settle,
 ) -> Any:
     """The contents that a filter finds among ROWS, of two tenants of which one asks."""
@@ -65,7 +65,9 @@ async def found(
             )
             assert {hit["memory_id"] for hit in hits} <= {"m"}
             if hits:
-                assert hits.strategy == ("atlas" if on_atlas else "scan")
+                filtered = wanted not in (None, {}, {"role": {"$nin": []}})
+                in_memory = strategy == "resident"  # which searches without a filter only
+                assert hits.strategy == ("scan" if in_memory and filtered else strategy)
             return "".join(sorted(hit["content"] for hit in hits))
 
         yield find
@@ -176,7 +178,7 @@ async def test_a_unit_filters_every_type(provider: AsyncMongoDBProvider, settle:
 
 
 async def test_an_explanation_says_how_each_hit_was_found(
-    provider: AsyncMongoDBProvider, settle: Settle, on_atlas: bool
+    provider: AsyncMongoDBProvider, settle: Settle, on_atlas: bool, strategy: str
 ) -> None:
     """Strategy and why, filter, rank and score of every hit, and where the time went."""
     await provider.store_many_async(["tea", "coffee"], KB, memory_id="m")
@@ -192,6 +194,8 @@ async def test_an_explanation_says_how_each_hit_was_found(
     assert explained.index == ("vector_index" if on_atlas else None)
     assert explained.exact is not on_atlas
     assert explained.why
+    if strategy == "resident":
+        assert "without a filter" in explained.why
     assert explained.filter == {"role": {"$ne": "user"}}
     assert explained.scope == {"memory_id": "m"}
     assert [(hit.id, hit.rank, hit.score) for hit in explained.hits] == [
@@ -203,8 +207,28 @@ async def test_an_explanation_says_how_each_hit_was_found(
     assert explained.steps_ms["the whole query"] >= explained.steps_ms[search] > 0
 
 
+async def test_a_search_without_a_filter_is_explained_too(
+    provider: AsyncMongoDBProvider, settle: Settle, strategy: str
+) -> None:
+    """The strategy, the reason, and the step that it took; `strong` is a scan, and says so."""
+    await provider.store_many_async(["tea", "coffee"], KB, memory_id="m")
+    await settle()
+    hits = await provider.retrieve_memory_units_by_query_async("tea", None, "m", KB, explain=True)
+    assert hits.explain is not None
+    assert hits.explain.strategy == strategy
+    assert hits.explain.why
+    step = {"atlas": "$vectorSearch", "resident": "search in memory", "scan": "scan"}[strategy]
+    assert hits.explain.steps_ms["the whole query"] >= hits.explain.steps_ms[step] > 0
+    hits = await provider.retrieve_memory_units_by_query_async(
+        "tea", None, "m", KB, consistency="strong", explain=True
+    )
+    assert hits.explain is not None
+    assert (len(hits), hits.strategy, hits.explain.index) == (2, "scan", None)
+    assert "strong" in hits.explain.why
+
+
 async def test_waiting_for_rows_to_be_found(
-    provider: AsyncMongoDBProvider, settle: Settle, on_atlas: bool
+    provider: AsyncMongoDBProvider, settle: Settle, strategy: str
 ) -> None:
     """After it a search finds them, by the index where there is one."""
     ids = await provider.store_many_async(["a", "b", "c"], KB, memory_id="m")
@@ -212,6 +236,6 @@ async def test_waiting_for_rows_to_be_found(
     await provider.wait_until_searchable_async(ids, KB, memory_id="m")
     hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB, 10)
     assert {hit["_id"] for hit in hits} == set(ids)
-    assert hits.strategy == ("atlas" if on_atlas else "scan")
+    assert hits.strategy == strategy
     with pytest.raises(InvalidInputError, match="no such rows"):
         await provider.wait_until_searchable_async(ids, KB, memory_id="n")

@@ -95,16 +95,16 @@ async def test_words_and_the_index_answer_together(
     assert by_words[0]["score"] == pytest.approx(0.0, abs=1e-5)
 
 
-async def test_without_an_index_the_scan_answers_and_the_log_says_so(
+async def test_without_an_index_an_exact_search_answers_and_the_log_says_so(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A missing index would be an empty answer on Atlas: here the rows come, by scan."""
+    """A missing index would be an empty answer on Atlas: here the rows come, by an exact search."""
     await provider.store_async("a", KB, memory_id="m")
     with caplog.at_level(logging.WARNING):
         hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
         await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
     assert [hit["content"] for hit in hits] == ["a"]
-    assert hits.strategy == "scan"
+    assert hits.strategy == "resident"
     said = [record for record in caplog.records if "no search index" in record.getMessage()]
     assert len(said) == 1
 
@@ -158,14 +158,14 @@ async def test_waiting_for_an_index_ends_at_the_deadline_with_what_was_seen(
 
 
 @pytest.mark.parametrize("mode", ["5.0", "6.0", "7.0", "8.x"])
-async def test_every_servers_no_search_here_leads_to_the_scan(
+async def test_every_servers_no_search_here_leads_to_an_exact_search(
     provider: AsyncMongoDBProvider, standin: AtlasStandin, mode: str
 ) -> None:
-    """The error codes of each server version lead to the exact scan and to ordinary indexes."""
+    """The error codes of each server version lead to an exact search and to ordinary indexes."""
     standin.mode = mode
     await provider.store_async("a", KB, memory_id="m")
     hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
-    assert (hits.strategy, len(hits)) == ("scan", 1)
+    assert (hits.strategy, len(hits)) == ("resident", 1)
     assert (await provider.ensure_indexes_async([KB])).search == {}
 
 
@@ -305,11 +305,11 @@ async def test_a_cluster_without_room_says_what_to_do(mongod: Any, db_name: str)
 async def test_another_kind_of_index_by_that_name_is_left_alone(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An Atlas Search index of that name cannot serve: the scan does, and ensuring says so."""
+    """An Atlas Search index of that name cannot serve, an exact search does; ensuring says so."""
     await provider.store_async("a", KB, memory_id="m")
     index = {"name": "vector_index", "definition": {"mappings": {"dynamic": True}}}
     await command(provider, createSearchIndexes="knowledge_base", indexes=[index])
-    assert (await recall(provider)).strategy == "scan"
+    assert (await recall(provider)).strategy == "resident"
     with pytest.raises(DatabaseError, match="vector_index_name"):
         await provider.ensure_indexes_async([KB])
 
@@ -320,7 +320,7 @@ async def test_a_dropped_index_never_looks_like_no_memories(
     standin: AtlasStandin,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It would answer with nothing and no error: the scan finds the rows, and the log says why."""
+    """It would answer with nothing and no error: an exact search finds the rows; the log has it."""
     await provider.ensure_indexes_async([KB])
     await provider.store_async("a", KB, memory_id="m")
     await standin.sync()
@@ -330,10 +330,10 @@ async def test_a_dropped_index_never_looks_like_no_memories(
             assert (await recall(asked)).strategy == "atlas"
         await command(provider, dropSearchIndex="knowledge_base", name="vector_index")
         hits = await recall(provider)
-        assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+        assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "resident")
         with pytest.raises(DatabaseError, match="cannot serve"):
             await recall(insisting)
-    assert [r for r in caplog.records if "exact scan" in r.getMessage()]
+    assert [r for r in caplog.records if "searching without it" in r.getMessage()]
 
 
 async def test_an_empty_scope_is_an_empty_answer_by_the_index(
@@ -353,13 +353,13 @@ async def test_rows_that_the_index_has_not_seen_are_found_where_it_finds_nothing
     standin.lag_s = math.inf
     await provider.store_async("a", KB, memory_id="m")
     hits = await recall(provider, explain=True)
-    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "resident")
     assert "not caught up" in hits.explain.why
     await standin.sync()
     assert (await recall(provider)).strategy == "atlas"
 
 
-async def test_an_index_changed_behind_our_back_leads_to_the_scan(
+async def test_an_index_changed_behind_our_back_leads_to_an_exact_search(
     provider: AsyncMongoDBProvider, standin: AtlasStandin
 ) -> None:
     """Another dimension: the error of the search is taken for what it is."""
@@ -377,7 +377,7 @@ async def test_an_index_changed_behind_our_back_leads_to_the_scan(
     )
     await standin.finish_builds()
     hits = await recall(provider, explain=True)
-    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "scan")
+    assert ([hit["content"] for hit in hits], hits.strategy) == (["a"], "resident")
     assert "another dimension" in hits.explain.why
 
 
@@ -405,7 +405,7 @@ async def test_while_a_filter_field_is_being_added_the_scan_filters(
         assert (len(hits), hits.strategy) == (1, "atlas")
 
 
-async def test_a_search_service_that_is_gone_leads_to_the_scan_and_back(
+async def test_a_search_service_that_is_gone_leads_to_an_exact_search_and_back(
     provider: AsyncMongoDBProvider, standin: AtlasStandin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mongod without its mongot still has every row; the index is tried again later."""
@@ -417,7 +417,7 @@ async def test_a_search_service_that_is_gone_leads_to_the_scan_and_back(
     standin.mode = "unreachable"
     for _ in range(2):
         hits = await recall(provider)
-        assert (len(hits), hits.strategy) == (1, "scan")
+        assert (len(hits), hits.strategy) == (1, "resident")
     standin.mode = "atlas"
     assert (await recall(provider)).strategy == "atlas"
 

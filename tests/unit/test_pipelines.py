@@ -46,6 +46,79 @@ DEFINITION = {
         {"type": "filter", "path": "user_id"},
     ]
 }
+CHANGES = [
+    {
+        "$match": {
+            "$or": [
+                {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}},
+                {
+                    "operationType": {"$in": ["insert", "replace", "delete"]},
+                    "ns.coll": {"$in": ["summaries"]},
+                },
+                {
+                    "operationType": "update",
+                    "ns.coll": {"$in": ["summaries"]},
+                    "$expr": {
+                        "$anyElementTrue": [
+                            {
+                                "$map": {
+                                    "input": {
+                                        "$concatArrays": [
+                                            {
+                                                "$map": {
+                                                    "input": {
+                                                        "$objectToArray": {
+                                                            "$ifNull": [
+                                                                "$updateDescription.updatedFields",
+                                                                {},
+                                                            ]
+                                                        }
+                                                    },
+                                                    "in": "$$this.k",
+                                                }
+                                            },
+                                            {"$ifNull": ["$updateDescription.removedFields", []]},
+                                            {
+                                                "$map": {
+                                                    "input": {
+                                                        "$ifNull": [
+                                                            "$updateDescription.truncatedArrays",
+                                                            [],
+                                                        ]
+                                                    },
+                                                    "in": "$$this.field",
+                                                }
+                                            },
+                                        ]
+                                    },
+                                    "in": {
+                                        "$in": [
+                                            {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]},
+                                            ["embedding", "memory_id", "user_id", "expires_at"],
+                                        ]
+                                    },
+                                }
+                            }
+                        ]
+                    },
+                },
+            ]
+        }
+    },
+    {
+        "$project": {
+            "operationType": 1,
+            "clusterTime": 1,
+            "ns": 1,
+            "to": 1,
+            "documentKey": 1,
+            "fullDocument.embedding": 1,
+            "fullDocument.memory_id": 1,
+            "fullDocument.user_id": 1,
+            "fullDocument.expires_at": 1,
+        }
+    },
+]
 
 
 def search(**changes: Any) -> Any:
@@ -168,6 +241,8 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             ]
         },
     ),
+    (p.resident_projection, p.resident_projection, {"embedding": 1, "expires_at": 1}),
+    (p.changes_pipeline, lambda: p.changes_pipeline(["summaries"]), CHANGES),
     (p.touch_filter, lambda: p.touch_filter((A, B)), {"_id": {"$in": [A, B]}}),
     (
         p.touch_update,

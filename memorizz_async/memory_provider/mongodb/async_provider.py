@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from memorizz_async.config import MongoDBConfig, RecallMode
+from memorizz_async.config import Consistency, MongoDBConfig, RecallMode
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
@@ -18,14 +17,10 @@ from memorizz_async.memory_provider.mongodb import conversation, writing
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch, OnError
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
+from memorizz_async.memory_provider.mongodb.ensuring import ensure_all
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.hybrid import Recall
-from memorizz_async.memory_provider.mongodb.indexes import (
-    IndexReport,
-    ensure_ordinary,
-    ensure_search,
-    server_has_search,
-)
+from memorizz_async.memory_provider.mongodb.indexes import IndexReport
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.queries import queries_of
 from memorizz_async.memory_provider.mongodb.rows import (
@@ -37,7 +32,6 @@ from memorizz_async.memory_provider.mongodb.rows import (
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
-from memorizz_async.memory_provider.mongodb.text_search import ensure_text
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.waiting import wait_until_searchable
 from memorizz_async.results import BatchResults, Hits
@@ -85,8 +79,8 @@ class AsyncMongoDBProvider:
         self._connection = Connection(self.config)
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
-        self._recall = Recall(self._search, self.config, reranker)
-        self._batches = BatchSearch(self.config, self._collections, self._recall)
+        self._recall = Recall(self.config, reranker)
+        self._batches = BatchSearch(self.config, self._collections, self._search, self._recall)
         self._given_embedder = embedding_provider
         self._embedder: ManagedEmbedder | None = None
         self._dimensions = Dimensions(self.config.dimensions)
@@ -175,7 +169,9 @@ class AsyncMongoDBProvider:
         texts = [str(item.fields.get("content")) for item in items]
         await writing.embed(items, texts, lambda: self.embedder, call)
         deadline = call.for_database()
-        return await writing.insert(driver, collection, items, deadline, self._dimensions)
+        return await writing.insert(
+            driver, collection, items, deadline, self._dimensions, written=self._search.written
+        )
 
     async def store_conversation_async(
         self,
@@ -206,6 +202,7 @@ class AsyncMongoDBProvider:
         return await conversation.store(
             driver, collection, items, session_id,
             embedder=lambda: self.embedder, dimensions=self._dimensions, call=call,
+            written=self._search.written,
         )  # fmt: skip
 
     async def get_async(
@@ -250,6 +247,7 @@ class AsyncMongoDBProvider:
         num_candidates: int | None = None,
         explain: bool = False,
         mode: RecallMode | None = None,
+        consistency: Consistency = "session",
         timeout_ms: int | None = None,
     ) -> Hits:
         """The memories of one type that are most similar to a query, the best first.
@@ -261,6 +259,7 @@ class AsyncMongoDBProvider:
         explain: say in the hits' `explain` how each was found.
         mode: `hybrid`, `vector` or `text`. None is hybrid where there are a text index
             (`ensure_indexes_async` makes it) and a query text, and vector elsewhere.
+        consistency: see batch_retrieve_async.
 
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
         the row's own fields; a hybrid one has `text_score`, and `fused_score`, which orders. Raises
@@ -285,6 +284,7 @@ class AsyncMongoDBProvider:
                     "num_candidates": num_candidates,
                     "explain": explain,
                     "mode": mode,
+                    "consistency": consistency,
                 }
             ],
             timeout_ms=timeout_ms,
@@ -302,7 +302,8 @@ class AsyncMongoDBProvider:
 
         queries: mappings with `key` (unique), `memory_type`, `memory_id` and/or `user_id`,
             `embedding` (or `query`, to be embedded; each distinct text once), and maybe `mode`,
-            `limit` (5), `include_embedding`, `filter`, `exact`, `num_candidates` and `explain`.
+            `limit` (5), `include_embedding`, `filter`, `exact`, `num_candidates`, `explain` and
+            `consistency` ("session"; "strong" asks the server, whatever is in memory or an index).
         on_error: with "raise" the error of the first query that failed, in the order given, once
             all have ended; with "partial" the hits of the others, and the failures in `.errors`.
 
@@ -342,29 +343,16 @@ class AsyncMongoDBProvider:
         fields = {self._collections[kind]: self._filter_fields[kind] for kind in kinds}
         call = self._call(timeout_ms)
         session = await self._session(call)
-        deadline = call.for_database()
-        report = IndexReport(await ensure_ordinary(session.driver, list(fields), deadline))
-        if (talk := self._collections[MemoryType.CONVERSATION_MEMORY]) in fields:
-            await conversation.ensure_session_index(session.driver, talk, deadline)
-        report.text = await ensure_text(session.driver, list(fields), self.config, deadline)
-        self._recall.texts.forget()
-        if not await server_has_search(session.driver, next(iter(fields)), deadline):
-            return report
-        dimensions = self.config.dimensions
-        if dimensions is None:
-            vector = await call.within(
-                "embedding", partial(self.embedder.encode_query_async, "dimension")
-            )
-            dimensions = int(vector.size)
-            deadline = call.for_database()
-        report.search = await ensure_search(
+        report = await ensure_all(
             session.driver,
             fields,
+            conversations=self._collections[MemoryType.CONVERSATION_MEMORY],
             config=self.config,
-            dimensions=dimensions,
-            deadline=deadline,
+            embedder=lambda: self.embedder,
             progress=progress,
+            call=call,
         )
+        self._recall.texts.forget()
         self._search.forget()
         return report
 

@@ -20,6 +20,7 @@ from memorizz_async.memory_provider.mongodb.filters import NO_ROW
 from memorizz_async.memory_provider.mongodb.hybrid import Recall
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.rows import public_row
+from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -36,10 +37,15 @@ class BatchSearch:
     """What the queries of one provider share: its collections, and how they are searched."""
 
     def __init__(
-        self, config: MongoDBConfig, collections: Mapping[MemoryType, str], recall: Recall
+        self,
+        config: MongoDBConfig,
+        collections: Mapping[MemoryType, str],
+        search: VectorSearch,
+        recall: Recall,
     ) -> None:
         self._config = config
         self._collections = collections
+        self._search = search
         self._recall = recall
 
     async def run(
@@ -133,9 +139,11 @@ class BatchSearch:
             filter=query.filter,
             exact=query.exact,
             num_candidates=query.num_candidates,
+            consistency=query.consistency,
             trace=trace,
         )
-        return await self._recall.search(session.driver, query, request, call)
+        vectors = partial(self._search.search, session.driver, session.residents)
+        return await self._recall.search(session.driver, vectors, query, request, call)
 
 
 async def _query_vectors(

@@ -25,6 +25,8 @@ from memorizz_async.memory_provider.mongodb.driver import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.recall_tracker import RecallTracker
+from memorizz_async.memory_provider.mongodb.rows import collection_names
+from memorizz_async.memory_provider.mongodb.vector_search.resident import ResidentStore
 from memorizz_async.redaction import redact_uri
 
 if TYPE_CHECKING:
@@ -37,17 +39,22 @@ _OTHER_LOOP_S = 10.0
 
 
 class LoopSession:
-    """What one event loop owns: a driver, and the tracker of what it recalled."""
+    """What one event loop owns: a driver, the tracker of what it recalled, vectors in memory."""
 
     def __init__(self, driver: Driver, config: MongoDBConfig) -> None:
         self.driver = driver
         self.tracker = RecallTracker(driver, timeout_ms=config.timeout_ms)
+        collections = sorted(set(collection_names(config.collections).values()))
+        self.residents = ResidentStore(driver, config, collections)
 
     async def close(self) -> None:
         try:
             await self.tracker.close()
         finally:
-            await self.driver.close()
+            try:
+                await self.residents.close()
+            finally:
+                await self.driver.close()
 
 
 class _LoopEntry:

@@ -28,7 +28,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.rows import dedup_id, public_id
-from memorizz_async.memory_provider.mongodb.writing import Draft
+from memorizz_async.memory_provider.mongodb.writing import Draft, Written
 
 WINDOW = 2
 """How many turns on a side belong to a turn's context."""
@@ -78,6 +78,7 @@ async def store(
     embedder: Callable[[], Embedder],
     dimensions: Dimensions,
     call: CallTime,
+    written: Written,
 ) -> list[str]:
     """Write the turns after those that are stored of their sessions; their ids, in order."""
     named = [_session_id(draft, session_id, at) for at, draft in enumerate(drafts)]
@@ -96,12 +97,14 @@ async def store(
     where = [at for at in range(len(drafts)) if at not in stored]
     rows = [drafts[at] for at in where]
     try:
-        written = await writing.insert(driver, collection, rows, deadline, dimensions)
+        new_ids = await writing.insert(
+            driver, collection, rows, deadline, dimensions, written=written
+        )
     except WriteError as error:  # it counts among the rows that were sent
         error.failed = {where[at]: reason for at, reason in error.failed.items()}
         error.written_ids = {where[at]: row_id for at, row_id in error.written_ids.items()}
         raise
-    ids = {**stored, **dict(zip(where, written, strict=True))}
+    ids = {**stored, **dict(zip(where, new_ids, strict=True))}
     return [ids[at] for at in range(len(drafts))]
 
 

@@ -11,6 +11,7 @@ import asyncio
 import functools
 import importlib.util
 import math
+import struct
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -20,13 +21,17 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 import bson
 import pymongo
+from bson import CodecOptions, DatetimeConversion, Timestamp
 from pymongo import errors as driver_errors
 from pymongo.driver_info import DriverInfo
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -43,6 +48,7 @@ from memorizz_async.errors import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
+    ChangeBatch,
     Document,
     Driver,
     InsertOutcome,
@@ -66,6 +72,13 @@ _ROWS_A_BATCH = 500
 _CLOSE_S = 1.0
 """How long to say goodbye to a cursor that was left early; the server forgets it anyway."""
 _TIMEOUT_CODES = frozenset({50, 262})  # MaxTimeMSExpired, ExceededTimeLimit
+_CHANGES_A_BATCH = 200
+"""Few enough that decoding and applying them does not hold up the loop."""
+_CHANGES_WAIT_MS = 1_000
+"""How long the server holds a request for changes where there are none."""
+_CHANGES_SILENCE_S = 10.0
+"""A stream that has not even said "nothing new" for so long is broken, whatever the socket says."""
+_KEY_STRING_TIMESTAMP = 130
 
 
 def _mapped(
@@ -154,14 +167,29 @@ class _MongoDriver:
         projection: Document,
         batch_size: int,
         deadline: Deadline,
+        after: Timestamp | None = None,
     ) -> AsyncGenerator[bytes, None]:
-        """The rows as the server sends them: batches of BSON documents, end to end."""
+        """The rows as the server sends them: batches of BSON documents, end to end.
+
+        after: read what a majority holds on the primary, no older than this logical time: rows that
+            are to be kept up to date by a change stream that is there already.
+        """
         operation = f"scan of {collection!r}"
-        cursor = None
+        cursor = session = None
         try:
             with self._translated(operation, deadline):
                 await self._find_server(deadline)
-                cursor = self._raw_cursor(collection, query, projection, batch_size)
+                source, options = self._database[collection], {}
+                if after is not None:
+                    session = await self._start_session()
+                    session.advance_operation_time(after)
+                    options["session"] = session
+                    source = source.with_options(
+                        read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("majority")
+                    )
+                cursor = source.find_raw_batches(
+                    query, projection, batch_size=batch_size, **options
+                )
             while True:
                 # Entered anew for each batch: a context must not stay open across a yield.
                 with self._translated(operation, deadline), self._bounded(operation, deadline):
@@ -171,26 +199,74 @@ class _MongoDriver:
                         return
                 yield batch
         finally:
-            if cursor is not None:
-                with suppress(*_DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
-                    await cursor.close()
+            try:
+                if cursor is not None:
+                    with suppress(*_DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
+                        await cursor.close()
+            finally:
+                if session is not None:
+                    with suppress(*_DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
+                        await session.end_session()
+
+    async def watch(
+        self, pipeline: Sequence[Document], *, resume_after: Document | None
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        """The changes of the database, for as long as it is iterated; the first batch is empty, and
+        says that the stream is open.
+
+        Dates are `DatetimeMS`: one that Python cannot say must not end the stream. Raises
+        DatabaseError; where the connection breaks the driver tries once to go on by itself.
+        """
+        operation = "watching for changes"
+        stream = None
+        try:
+            with self._translated(operation, None):
+                await self._find_server(Deadline.after(self._selection_ms))
+                stream = await self._open_stream(pipeline, resume_after)
+            token = stream.resume_token
+            # It opens at the first time that has not been: what will happen then is yet to come.
+            yield ChangeBatch((), token, _before(_time_of(token)))
+            while True:
+                try:
+                    with self._translated(operation, None):
+                        async with asyncio.timeout(_CHANGES_SILENCE_S):
+                            events = await self._next_changes(stream)
+                except TimeoutError as error:
+                    raise ServerUnavailableError(
+                        f"The change stream from {self.address} went silent",
+                        seen=f"no answer for {_CHANGES_SILENCE_S:g} s",
+                    ) from error
+                more = len(events) >= _CHANGES_A_BATCH
+                if not events and stream.resume_token == token:
+                    yield ChangeBatch((), token, None)
+                    continue
+                token = stream.resume_token
+                at = _time_of(token)
+                # There may be more of this very time: several rows of one write can share one.
+                yield ChangeBatch(events, token, _before(at) if more else at, more)
+        finally:
+            if stream is not None:
+                await self._close_stream(stream)
 
     @_mapped
     async def insert_many(
         self, collection: str, rows: Sequence[Document], *, deadline: Deadline
     ) -> InsertOutcome:
         with self._bounded(f"insert into {collection!r}", deadline):
-            try:
-                await self._database[collection].insert_many(list(rows), ordered=False)
-            except driver_errors.BulkWriteError as error:
-                details = error.details or {}
-                refused = {
-                    entry["index"]: _refusal(entry) for entry in details.get("writeErrors", [])
-                }
-                if not refused:  # a write concern failed: nothing says that rows are missing
-                    raise
-                return InsertOutcome(refused)
-            return InsertOutcome({})
+            target = self._database[collection]
+            if not target.write_concern.acknowledged:  # the URI says w=0: no session, no outcome
+                await target.insert_many(list(rows), ordered=False)
+                return InsertOutcome({})
+            async with await self._start_session() as session:
+                refused: dict[int, Refusal] = {}
+                try:
+                    await target.insert_many(list(rows), ordered=False, session=session)
+                except driver_errors.BulkWriteError as error:
+                    entries = (error.details or {}).get("writeErrors", [])
+                    refused = {entry["index"]: _refusal(entry) for entry in entries}
+                    if not refused:  # a write concern failed: nothing says that rows are missing
+                        raise
+                return InsertOutcome(refused, session.operation_time)
 
     @_mapped
     async def update_many(
@@ -232,10 +308,31 @@ class _MongoDriver:
     ) -> Any:
         return await self._database[collection].aggregate(list(pipeline), **options)
 
-    def _raw_cursor(
-        self, collection: str, query: Document, projection: Document, batch_size: int
+    async def _start_session(self) -> Any:
+        return self._client.start_session()
+
+    async def _open_stream(
+        self, pipeline: Sequence[Document], resume_after: Document | None
     ) -> Any:
-        return self._database[collection].find_raw_batches(query, projection, batch_size=batch_size)
+        return await self._watched().watch(list(pipeline), **_stream_options(resume_after))
+
+    async def _next_changes(self, stream: Any) -> list[Document]:
+        events = []
+        event = await stream.try_next()
+        while event is not None:
+            events.append(event)
+            event = await stream.try_next() if stream._cursor._has_next() else None
+        return events
+
+    async def _close_stream(self, stream: Any) -> None:
+        # Where the server does not hear it, it forgets its cursor by itself.
+        with suppress(driver_errors.PyMongoError), pymongo.timeout(_CLOSE_S):
+            await stream.close()
+
+    def _watched(self) -> Any:
+        return self._database.with_options(
+            codec_options=_CHANGE_CODEC, read_preference=ReadPreference.PRIMARY
+        )
 
     async def _find_server(self, deadline: Deadline) -> None:
         """Wait for a server no longer than the selection timeout, where none is known.
@@ -272,9 +369,110 @@ class _MotorDriver(_MongoDriver):
     ) -> Any:
         return self._database[collection].aggregate(list(pipeline), **options)
 
+    async def _start_session(self) -> Any:
+        return await self._client.start_session()
+
+    async def _open_stream(
+        self, pipeline: Sequence[Document], resume_after: Document | None
+    ) -> Any:
+        # Motor would take a thread of its pool for each single change, and keep one for ever.
+        return await _ThreadedStream.open(
+            self._watched().delegate, pipeline, _stream_options(resume_after)
+        )
+
+    async def _next_changes(self, stream: Any) -> list[Document]:
+        changes: list[Document] = await stream.next_changes()
+        return changes
+
     async def close(self) -> None:
         # Motor closes on the calling thread: it says goodbye to the server and joins its monitors.
         await asyncio.to_thread(self._client.close)
+
+
+class _ThreadedStream:
+    """A blocking change stream in a thread of its own, which ends with it."""
+
+    def __init__(self, stream: Any, thread: ThreadPoolExecutor) -> None:
+        self._stream = stream
+        self._thread = thread
+
+    @classmethod
+    async def open(
+        cls, database: Any, pipeline: Sequence[Document], options: Mapping[str, Any]
+    ) -> _ThreadedStream:
+        thread = ThreadPoolExecutor(1, thread_name_prefix="memorizz-async changes")
+        opening = thread.submit(functools.partial(database.watch, list(pipeline), **options))
+        try:
+            return cls(await asyncio.wrap_future(opening), thread)
+        except BaseException:
+            # Cancelled while it opens: what it opens is closed where it was opened.
+            opening.add_done_callback(_close_opened)
+            raise
+        finally:
+            if opening.cancelled() or (opening.done() and opening.exception() is not None):
+                thread.shutdown(wait=False)
+
+    @property
+    def resume_token(self) -> Any:
+        return self._stream.resume_token
+
+    async def next_changes(self) -> list[Document]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._drain)
+
+    async def close(self) -> None:
+        # From another thread: killing the cursor is what ends a request that waits for changes.
+        try:
+            await asyncio.to_thread(self._stream.close)
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _drain(self) -> list[Document]:
+        events = []
+        event = self._stream.try_next()
+        while event is not None:
+            events.append(event)
+            event = self._stream.try_next() if self._stream._cursor._has_next() else None
+        return events
+
+
+def _close_opened(opening: Any) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+_CHANGE_CODEC: CodecOptions[Any] = CodecOptions(
+    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_MS
+)
+
+
+def _stream_options(resume_after: Document | None) -> dict[str, Any]:
+    return {
+        "full_document": "updateLookup",
+        "resume_after": resume_after,
+        "batch_size": _CHANGES_A_BATCH,
+        "max_await_time_ms": _CHANGES_WAIT_MS,
+    }
+
+
+def _time_of(token: Mapping[str, Any] | None) -> Timestamp | None:
+    """The logical time in a resume token: its first part in every version of the format.
+
+    The server writes it into the token of an empty batch, too, which nothing else dates. None for
+    a token of another make: other databases speak this protocol.
+    """
+    try:
+        data = bytes.fromhex(token["_data"])  # type: ignore[index]
+        kind, seconds, number = struct.unpack_from(">BII", data)
+    except (KeyError, TypeError, ValueError, struct.error):
+        return None
+    return Timestamp(seconds, number) if kind == _KEY_STRING_TIMESTAMP else None
+
+
+def _before(at: Timestamp | None) -> Timestamp | None:
+    if at is None:
+        return None
+    return Timestamp(at.time, at.inc - 1) if at.inc else Timestamp(at.time - 1, 0xFFFF_FFFF)
 
 
 class _MemoryDriver(_MotorDriver):
@@ -290,11 +488,32 @@ class _MemoryDriver(_MotorDriver):
         projection: Document,
         batch_size: int,
         deadline: Deadline,
+        after: Timestamp | None = None,
     ) -> AsyncGenerator[bytes, None]:
         rows = await self.find(collection, query, projection=projection, deadline=deadline)
         for start in range(0, len(rows), batch_size):
             deadline.remaining_s(f"scan of {collection!r}")
             yield b"".join(bson.encode(row) for row in rows[start : start + batch_size])
+
+    async def watch(
+        self, pipeline: Sequence[Document], *, resume_after: Document | None
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        nothing: tuple[ChangeBatch, ...] = ()
+        for batch in nothing:  # what makes it a generator
+            yield batch
+        raise _memory_cannot("watch for changes")
+
+    @_mapped
+    async def insert_many(
+        self, collection: str, rows: Sequence[Document], *, deadline: Deadline
+    ) -> InsertOutcome:
+        refused: dict[int, Refusal] = {}
+        try:
+            await self._database[collection].insert_many(list(rows), ordered=False)
+        except driver_errors.BulkWriteError as error:
+            entries = (error.details or {}).get("writeErrors", [])
+            refused = {entry["index"]: _refusal(entry) for entry in entries}
+        return InsertOutcome(refused)
 
     @_mapped
     async def command(self, command: Document, *, deadline: Deadline) -> Document:

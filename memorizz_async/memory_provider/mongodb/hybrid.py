@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +22,6 @@ from memorizz_async.memory_provider.mongodb.text_search import (
     TextIndex,
     TextSearch,
 )
-from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -38,6 +38,7 @@ _AT_LEAST, _TIMES_THE_LIMIT = 50, 5
 _RERANKED_AT_LEAST, _RERANKED_TIMES = 20, 3
 
 Row = dict[str, Any]
+ByVector = Callable[[SearchRequest], Coroutine[Any, Any, SearchAnswer]]
 
 
 def candidates_for(limit: int) -> int:
@@ -51,26 +52,30 @@ class Recall:
     reranker: reorders what was found, where the query has a text.
     """
 
-    def __init__(
-        self, vectors: VectorSearch, config: MongoDBConfig, reranker: Reranker | None = None
-    ) -> None:
-        self._vectors = vectors
+    def __init__(self, config: MongoDBConfig, reranker: Reranker | None = None) -> None:
         self._fuse, self._fusion = FUSIONS[config.fusion], config.fusion
         self._reranker = reranker
         self.texts = TextSearch()
 
     async def search(
-        self, driver: Driver, query: Query, request: SearchRequest, call: CallTime
+        self,
+        driver: Driver,
+        vectors: ByVector,
+        query: Query,
+        request: SearchRequest,
+        call: CallTime,
     ) -> SearchAnswer:
         """The rows of a query, the best first; request.limit is the query's.
+
+        vectors: searches by vector, with whatever the running loop has for it.
 
         call: its time, which the reranker has to keep, too. Raises DatabaseError,
         StoredEmbeddingError, EmbeddingError, UnsupportedOperationError.
         """
         if self._reranker is None or query.words is None:
-            return await self._found(driver, query, request)
+            return await self._found(driver, vectors, query, request)
         pool = min(MAX_LIMIT, max(_RERANKED_AT_LEAST, _RERANKED_TIMES * request.limit))
-        answer = await self._found(driver, query, _wider(request, pool))
+        answer = await self._found(driver, vectors, query, _wider(request, pool))
         texts = [str(row.get("content") or "") for row, _ in answer.rows]
         work = partial(best_order, self._reranker, query.words, texts)
         with step(request.trace, "reranking"):
@@ -85,17 +90,19 @@ class Recall:
             request.trace.found_by = [ways[position] for position, _ in order]
         return replace(answer, rows=[answer.rows[position] for position, _ in order])
 
-    async def _found(self, driver: Driver, query: Query, request: SearchRequest) -> SearchAnswer:
+    async def _found(
+        self, driver: Driver, vectors: ByVector, query: Query, request: SearchRequest
+    ) -> SearchAnswer:
         if query.mode == "vector" or query.words is None:
-            return await self._vectors.search(driver, request)
+            return await vectors(request)
         index = await self.texts.index(driver, request.collection, request.deadline)
         if isinstance(index, str):
             if query.mode is not None:
                 raise _cannot(query.mode, index)
-            return await self._vectors.search(driver, request)
+            return await vectors(request)
         if query.mode == "text":
             return await self._by_words(driver, index, query.words, request)
-        return await self._by_both(driver, index, query, request)
+        return await self._by_both(driver, vectors, index, query, request)
 
     async def _by_words(
         self, driver: Driver, index: TextIndex, words: str, request: SearchRequest
@@ -112,14 +119,19 @@ class Recall:
         return SearchAnswer(NAME, rows, mode="text")
 
     async def _by_both(
-        self, driver: Driver, index: TextIndex, query: Query, request: SearchRequest
+        self,
+        driver: Driver,
+        vectors: ByVector,
+        index: TextIndex,
+        query: Query,
+        request: SearchRequest,
     ) -> SearchAnswer:
         wide = _wider(request, candidates_for(request.limit))
         # With vectors: a row found by its words alone is compared without another trip.
         with_vectors = replace(wide, include_embedding=True)
         assert query.words is not None
         by_vector, by_words = await asyncio.gather(
-            self._vectors.search(driver, wide),
+            vectors(wide),
             self._words(driver, index, with_vectors, query.words),
             return_exceptions=True,
         )

@@ -40,6 +40,75 @@ def scan_projection() -> Document:
     return {"embedding": 1}
 
 
+def resident_projection() -> Document:
+    """What is kept of a row in memory: `_id`, the vector, and until when the row lives."""
+    return {"embedding": 1, "expires_at": 1}
+
+
+RESIDENT_FIELDS = ("embedding", "memory_id", "user_id", "expires_at")
+"""The fields of a row that a resident scope depends on."""
+
+
+def changes_pipeline(collections: Sequence[str]) -> list[Document]:
+    """The changes of a database that concern vectors in memory, and no more of them than is used.
+
+    Updates of other fields, such as counting recalls, are left out on the server. A post-image is
+    looked up after this match, and so only for updates that pass it.
+    """
+    changed_fields: Document = {
+        "$concatArrays": [
+            _keys_of("$updateDescription.updatedFields"),
+            {"$ifNull": ["$updateDescription.removedFields", []]},
+            {
+                "$map": {
+                    "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
+                    "in": "$$this.field",
+                }
+            },
+        ]
+    }
+    # An element of an array is changed under a name with dots, `embedding.7`.
+    of_a_row = {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]}
+    concerns_us = {
+        "$anyElementTrue": [
+            {"$map": {"input": changed_fields, "in": {"$in": [of_a_row, list(RESIDENT_FIELDS)]}}}
+        ]
+    }
+    return [
+        {
+            "$match": {
+                "$or": [
+                    {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}},
+                    {
+                        "operationType": {"$in": ["insert", "replace", "delete"]},
+                        "ns.coll": {"$in": list(collections)},
+                    },
+                    {
+                        "operationType": "update",
+                        "ns.coll": {"$in": list(collections)},
+                        "$expr": concerns_us,
+                    },
+                ]
+            }
+        },
+        {
+            "$project": {
+                "operationType": 1,
+                "clusterTime": 1,
+                "ns": 1,
+                "to": 1,
+                "documentKey": 1,
+                **{f"fullDocument.{name}": 1 for name in RESIDENT_FIELDS},
+            }
+        },
+    ]
+
+
+def _keys_of(document: str) -> Document:
+    entries = {"$objectToArray": {"$ifNull": [document, {}]}}
+    return {"$map": {"input": entries, "in": "$$this.k"}}
+
+
 def rows_by_id_filter(ids: Sequence[Any], scope: Mapping[str, Any], now: datetime) -> Document:
     """Rows by id, still inside the scope: a row that moved to another tenant does not come back."""
     return all_of({"_id": {"$in": list(ids)}}, scope, alive(now))

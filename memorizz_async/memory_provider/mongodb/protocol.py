@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bson import Timestamp
+
 from memorizz_async.deadline import Deadline
 
 Document = dict[str, Any]
@@ -25,9 +27,30 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class InsertOutcome:
-    """What became of the rows of an insert: the refused ones by their position."""
+    """What became of the rows of an insert: the refused ones by their position.
+
+    at: the server's logical time after the write, which a change stream passes once it has brought
+        all of it; None where the server has no such time.
+    """
 
     refused: Mapping[int, Refusal]
+    at: Timestamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBatch:
+    """What a change stream brought at once, perhaps nothing.
+
+    token: where to go on after this batch.
+    at: the logical time up to which the stream has told everything; None where the token does not
+        tell it.
+    more: whether there was more to tell than fits into a batch.
+    """
+
+    events: Sequence[Document]
+    token: Document | None
+    at: Timestamp | None
+    more: bool = False
 
 
 class Driver(Protocol):
@@ -65,7 +88,12 @@ class Driver(Protocol):
         projection: Document,
         batch_size: int,
         deadline: Deadline,
+        after: Timestamp | None = None,
     ) -> AsyncGenerator[bytes, None]: ...
+
+    def watch(
+        self, pipeline: Sequence[Document], *, resume_after: Document | None
+    ) -> AsyncGenerator[ChangeBatch, None]: ...
 
     async def insert_many(
         self, collection: str, rows: Sequence[Document], *, deadline: Deadline

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from memorizz_async.config import RecallMode
+from memorizz_async.config import Consistency, RecallMode
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import InvalidInputError
@@ -35,6 +35,7 @@ _KNOWN = (
     "num_candidates",
     "explain",
     "mode",
+    "consistency",
 )
 
 
@@ -58,6 +59,7 @@ class Query:
     explain: bool = False
     words: str | None = None
     mode: RecallMode | None = None
+    consistency: Consistency = "session"
 
 
 def queries_of(
@@ -88,6 +90,14 @@ def queries_of(
             "Queries of a batch share a key", seen=", ".join(repeated), fix="give each its own"
         )
     return checked
+
+
+def _consistency(value: Any) -> Consistency:
+    allowed: tuple[Consistency, ...] = ("session", "strong")
+    for consistency in allowed:
+        if value == consistency:
+            return consistency
+    raise InvalidInputError("consistency must be 'session' or 'strong'", seen=repr(value))
 
 
 def _query(
@@ -131,6 +141,7 @@ def _query(
         explain=bool(entry.get("explain", False)),
         words=text,
         mode=mode,
+        consistency=_consistency(entry.get("consistency", "session")),
     )
 
 

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from bson import Timestamp
+
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.errors import (
@@ -23,6 +25,9 @@ from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, pub
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.slices import in_slices
 from memorizz_async.vectors import Vector, checked_vector
+
+Written = Callable[[str, Timestamp], None]
+"""Told a collection and the server's logical time after a write to it."""
 
 _ROWS_A_WRITE = 500
 """A few milliseconds of BSON encoding on the loop between two awaits."""
@@ -135,8 +140,12 @@ async def insert(
     items: Sequence[Draft],
     deadline: Deadline,
     dimensions: Dimensions,
+    *,
+    written: Written,
 ) -> list[str]:
     """Write the rows; their ids in the order of the items.
+
+    written: told the server's logical time after each write to the collection.
 
     A row whose `dedup_key` is there already counts as written. Raises InvalidEmbeddingError, with
     nothing written, for a vector of another dimension; DuplicateMemoryError for one row, WriteError
@@ -151,7 +160,7 @@ async def insert(
         rows = [item.row(now) for item in items[start : start + _ROWS_A_WRITE]]
         ids += [row["_id"] for row in rows]
         try:
-            refused = await _insert_rows(driver, collection, rows, now, deadline)
+            refused = await _insert_rows(driver, collection, rows, now, deadline, written=written)
         except DatabaseError as error:
             if start == 0:
                 raise
@@ -175,13 +184,18 @@ async def insert(
 
 
 async def _insert_rows(
-    driver: Driver, collection: str, rows: Sequence[Row], now: datetime, deadline: Deadline
+    driver: Driver,
+    collection: str,
+    rows: Sequence[Row],
+    now: datetime,
+    deadline: Deadline,
+    *,
+    written: Written,
 ) -> dict[int, Refusal]:
     """Write some rows; those that were refused, by position. A `dedup_key` that is there already
     is no refusal, unless its row has expired: then that one makes way, since nobody can see it.
     """
-    outcome = await driver.insert_many(collection, rows, deadline=deadline)
-    refused = dict(outcome.refused)
+    refused = await _insert_once(driver, collection, rows, deadline, written=written)
     again = [
         position
         for position, refusal in refused.items()
@@ -192,17 +206,25 @@ async def _insert_rows(
     if again:
         expired = expired_filter([rows[position]["_id"] for position in again], now)
         if await driver.delete_many(collection, expired, deadline=deadline):
-            retried = await driver.insert_many(
-                collection, [rows[position] for position in again], deadline=deadline
-            )
+            some = [rows[position] for position in again]
+            retried = await _insert_once(driver, collection, some, deadline, written=written)
             refused.update(
                 {
                     again[position]: refusal
-                    for position, refusal in retried.refused.items()
+                    for position, refusal in retried.items()
                     if not refusal.same_id
                 }
             )
     return refused
+
+
+async def _insert_once(
+    driver: Driver, collection: str, rows: Sequence[Row], deadline: Deadline, *, written: Written
+) -> dict[int, Refusal]:
+    outcome = await driver.insert_many(collection, rows, deadline=deadline)
+    if outcome.at is not None and len(outcome.refused) < len(rows):
+        written(collection, outcome.at)
+    return dict(outcome.refused)
 
 
 def _write_error(ids: Sequence[Any], failed: Mapping[int, Refusal], collection: str) -> WriteError:

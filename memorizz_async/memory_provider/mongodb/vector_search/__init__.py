@@ -1,11 +1,14 @@
-"""Which search a server gets: `$vectorSearch` where an index can serve it, else the exact scan."""
+"""Which search a server gets: `$vectorSearch` where an index can serve it, else an exact one."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from bson import Timestamp
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import DatabaseError, UnsupportedOperationError
@@ -18,6 +21,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchRequest,
     step,
 )
+from memorizz_async.memory_provider.mongodb.vector_search.resident import ResidentStore
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +38,9 @@ class VectorSearch:
     """Chooses the strategy of each search, and remembers what the server can do.
 
     With `search_strategy="auto"` an index that is missing, still being built or short of a filter
-    field leads to the exact scan, slower and right, with one line in the log; with "atlas" it is an
-    error. "scan" never asks.
+    field leads to an exact search, slower and right, with one line in the log; with "atlas" it is
+    an error. "resident" and "scan" never ask. An exact search is one in memory where the server has
+    change streams, and else a scan.
 
     An index is looked at before it is first used, and again when it gives reason to: an error about
     the index, or an empty answer for a scope that has rows. On Atlas an index that was dropped
@@ -46,14 +51,23 @@ class VectorSearch:
         self._strategy = config.search_strategy
         self.index_name = config.vector_index_name
         self._no_search: str | None = (
-            "search_strategy is 'scan'" if self._strategy == "scan" else None
+            None
+            if self._strategy in ("auto", "atlas")
+            else f"search_strategy is {self._strategy!r}"
         )
         self._usable_until: dict[_Need, float] = {}
         self._left_alone: dict[_Need, tuple[float, str]] = {}
         self._said: set[str] = set()
+        self._written: dict[str, Timestamp] = {}
+        self._written_lock = threading.Lock()  # a provider may be used from loops in many threads
 
-    async def search(self, driver: Driver, request: SearchRequest) -> SearchAnswer:
+    async def search(
+        self, driver: Driver, residents: ResidentStore, request: SearchRequest
+    ) -> SearchAnswer:
         """The best rows of the scope. Raises DatabaseError and StoredEmbeddingError."""
+        if request.consistency == "strong":
+            _note(request, "consistency is 'strong': the server was asked", None)
+            return await scan.search(driver, request)
         with step(request.trace, "choice of the strategy"):
             why_not = await self.why_not_the_index(driver, request)
         if why_not is None:
@@ -63,7 +77,17 @@ class VectorSearch:
                 return answer
             why_not = answer
         _note(request, why_not, None)
+        if self._strategy != "scan":
+            found = await residents.search(request, self._written.get(request.collection))
+            if isinstance(found, SearchAnswer):
+                return found
+            _note(request, f"{why_not}; {found}", None)
         return await scan.search(driver, request)
+
+    def written(self, collection: str, at: Timestamp) -> None:
+        """Rows were written: what is searched for from now on must know of them."""
+        with self._written_lock:
+            self._written[collection] = max(at, self._written.get(collection, at))
 
     def forget(self) -> None:
         """Look at the indexes anew on the next search: they have just been changed."""
@@ -159,7 +183,7 @@ class VectorSearch:
         self._left_alone[need] = (time.monotonic() + _ASK_AGAIN_S, reason)
         if reason not in self._said:
             self._said.add(reason)
-            log.warning("%s: searching by exact scan; ensure_indexes_async() mends it", reason)
+            log.warning("%s: searching without it; ensure_indexes_async() mends it", reason)
         return reason
 
     def _no_search_here(self, driver: Driver, error: DatabaseError) -> str:
@@ -172,7 +196,7 @@ class VectorSearch:
             ) from error
         if self._no_search is None:  # several first searches may run at once: say it once
             self._no_search = f"no $vectorSearch at {driver.address}"
-            log.info("%s: searching by exact scan", self._no_search)
+            log.info("%s: searching exactly", self._no_search)
         return self._no_search
 
 

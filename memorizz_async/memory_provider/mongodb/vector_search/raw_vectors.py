@@ -12,26 +12,43 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import bson
 import numpy as np
+from bson import CodecOptions, DatetimeConversion, ObjectId
 from numpy.typing import NDArray
 
+from memorizz_async.memory_provider.mongodb.vector_search.row_matching import FOREVER, alive_until
 from memorizz_async.vectors import stored_vector
 
-_DOUBLE, _ARRAY, _BINARY = 0x01, 0x04, 0x05
+_ANY_DATE: CodecOptions[dict[str, Any]] = CodecOptions(
+    datetime_conversion=DatetimeConversion.DATETIME_MS
+)
+_DOUBLE, _ARRAY, _BINARY, _OBJECT_ID, _DATE, _NULL = 0x01, 0x04, 0x05, 0x07, 0x09, 0x0A
+_ID_FIRST = b"\x07_id\x00"
 _FLOAT32_VECTOR = b"\x09\x27\x00"  # subtype 9, dtype float32, no padding
 _NAME = b"embedding\x00"
+_EXPIRY = b"expires_at\x00"
 _FEW = 8  # fewer rows of one length than this are cheaper to decode
 
 
 @dataclass
 class VectorBlock:
-    """Some rows of a batch: `matrix[i]` is the vector of the row whose id is `id_at(i)`."""
+    """Some rows of a batch: `matrix[i]` is the vector of the row whose id is `id_at(i)`.
+
+    until: when each row expires, in milliseconds since the epoch, infinity for never.
+    """
 
     matrix: NDArray[np.float32]
     rows: Sequence[memoryview]
+    until: NDArray[np.float64]
+
+    def ids(self) -> list[Any]:
+        """The ids of all rows, in order."""
+        if self.rows[0][4] == _OBJECT_ID and all(row[4:9] == _ID_FIRST for row in self.rows):
+            return [ObjectId(row[9:21].tobytes()) for row in self.rows]
+        return [self.id_at(position) for position in range(len(self.rows))]
 
     def id_at(self, position: int) -> Any:
         return bson.decode(bytes(self.rows[position]))["_id"]
@@ -53,16 +70,24 @@ class _EqualRows(Sequence[memoryview]):
         return self._view[position * self._length : (position + 1) * self._length]
 
 
+class UnreadableRow(NamedTuple):
+    """A row whose `embedding` is no vector; until: as in a VectorBlock."""
+
+    row_id: Any
+    reason: str
+    until: float
+
+
 @dataclass
 class ReadBatch:
     """A batch, read: blocks of equal dimension, and the rows whose `embedding` is no vector."""
 
     blocks: list[VectorBlock] = field(default_factory=list)
-    unreadable: list[tuple[Any, str]] = field(default_factory=list)
+    unreadable: list[UnreadableRow] = field(default_factory=list)
 
 
 def read_vectors(batch: bytes) -> ReadBatch:
-    """Read a batch of BSON documents, each with `_id` and `embedding`."""
+    """Read a batch of BSON documents, each with `_id` and `embedding`, perhaps `expires_at`."""
     whole = _read_whole(batch)
     if whole is not None:
         return ReadBatch([whole])
@@ -88,7 +113,7 @@ def _read_whole(batch: bytes) -> VectorBlock | None:
     table = np.frombuffer(batch, dtype=np.uint8).reshape(-1, length)
     if not layout.fits(table).all():
         return None
-    return VectorBlock(layout.vectors(table), _EqualRows(batch, length))
+    return VectorBlock(layout.vectors(table), _EqualRows(batch, length), layout.until(table))
 
 
 def _split(batch: bytes) -> Iterator[memoryview]:
@@ -110,7 +135,8 @@ def _read_alike(rows: list[memoryview], result: ReadBatch) -> None:
         table = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
         alike = layout.fits(table)
         matrix = layout.vectors(table if alike.all() else table[alike])
-        result.blocks.append(VectorBlock(matrix, _where(rows, alike)))
+        until = layout.until(table if alike.all() else table[alike])
+        result.blocks.append(VectorBlock(matrix, _where(rows, alike), until))
         rows = _where(rows, ~alike)
     _read_singly(rows + odd[::-1], result)
 
@@ -120,22 +146,34 @@ def _where(rows: list[memoryview], chosen: NDArray[np.bool_]) -> list[memoryview
 
 
 def _read_singly(rows: list[memoryview], result: ReadBatch) -> None:
-    by_dimension: defaultdict[int, list[tuple[memoryview, NDArray[np.float32]]]] = defaultdict(list)
+    by_dimension: defaultdict[int, list[_Single]] = defaultdict(list)
     for row in rows:
-        document = bson.decode(bytes(row))
+        document = bson.decode(bytes(row), codec_options=_ANY_DATE)
+        until = alive_until(document)
         try:
             vector = stored_vector(document.get("embedding"))
         except (TypeError, ValueError) as error:
-            result.unreadable.append((document["_id"], str(error)))
+            result.unreadable.append(UnreadableRow(document["_id"], str(error), until))
             continue
         if vector.ndim != 1 or not vector.size:
-            result.unreadable.append((document["_id"], f"an array of shape {vector.shape}"))
+            reason = f"an array of shape {vector.shape}"
+            result.unreadable.append(UnreadableRow(document["_id"], reason, until))
             continue
-        by_dimension[vector.size].append((row, vector))
-    for pairs in by_dimension.values():
+        by_dimension[vector.size].append(_Single(row, vector, until))
+    for singles in by_dimension.values():
         result.blocks.append(
-            VectorBlock(np.stack([vector for _, vector in pairs]), [row for row, _ in pairs])
+            VectorBlock(
+                np.stack([single.vector for single in singles]),
+                [single.row for single in singles],
+                np.array([single.until for single in singles]),
+            )
         )
+
+
+class _Single(NamedTuple):
+    row: memoryview
+    vector: NDArray[np.float32]
+    until: float
 
 
 @dataclass(frozen=True)
@@ -153,13 +191,21 @@ class _Layout:
 
     dtype: str
     runs: tuple[_Run, ...]
-    fixed: NDArray[np.intp]  # positions of the bytes outside the values of the id and the numbers
+    fixed: NDArray[np.intp]  # positions of the bytes outside the values
     expected: NDArray[np.uint8]  # what stands there, the row's length included
+    expiry: int | None  # where eight bytes say when the row expires; None where it does not
 
     def fits(self, table: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which rows have this layout."""
         alike: NDArray[np.bool_] = (table[:, self.fixed] == self.expected).all(axis=1)
         return alike
+
+    def until(self, table: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """When rows that have this layout expire: shape (rows,)."""
+        if self.expiry is None:
+            return np.full(len(table), FOREVER)
+        moments = np.ascontiguousarray(table[:, self.expiry : self.expiry + 8]).view("<i8")
+        return moments.ravel().astype(np.float64)
 
     def vectors(self, table: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The vectors of rows that have this layout: shape (rows, dimensions)."""
@@ -177,39 +223,59 @@ class _Layout:
             return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
 
 
-def _layout_of(document: bytes, id_range: tuple[int, int], dtype: str, runs: list[_Run]) -> _Layout:
+def _layout_of(
+    document: bytes,
+    values: list[tuple[int, int]],
+    expiry: int | None,
+    dtype: str,
+    runs: list[_Run],
+) -> _Layout:
     is_fixed = np.ones(len(document), dtype=np.bool_)
-    is_fixed[slice(*id_range)] = False
+    for value in values:
+        is_fixed[slice(*value)] = False
     size = np.dtype(dtype).itemsize
     for run in runs:
         starts = run.start + run.stride * np.arange(run.count)
         is_fixed[(starts[:, None] + np.arange(size)).ravel()] = False
     fixed = np.flatnonzero(is_fixed)
-    return _Layout(dtype, tuple(runs), fixed, np.frombuffer(document, dtype=np.uint8)[fixed])
+    expected = np.frombuffer(document, dtype=np.uint8)[fixed]
+    return _Layout(dtype, tuple(runs), fixed, expected, expiry)
 
 
 def _layout(document: bytes) -> _Layout | None:
-    """The layout of a row `{_id, embedding}`; None for one that must be decoded."""
+    """The layout of a row `{_id, expires_at?, embedding}`; None for one that must be decoded."""
     id_range = _id_range(document)
     if id_range is None:
         return None
-    position = id_range[1]
+    position, values, expiry = id_range[1], [id_range], None
+    if document[position + 1 : position + 1 + len(_EXPIRY)] == _EXPIRY:
+        kind, position = document[position], position + 1 + len(_EXPIRY)
+        if kind == _DATE:
+            expiry = position
+            values.append((position, position + 8))
+            position += 8
+        elif kind != _NULL:
+            return None
     kind = document[position]
     if document[position + 1 : position + 1 + len(_NAME)] != _NAME:
         return None
     value = position + 1 + len(_NAME)
     if kind == _BINARY:
-        return _binary_layout(document, value, id_range)
-    if kind == _ARRAY:
-        return _array_layout(document, value, id_range)
-    return None
+        found = _binary_runs(document, value)
+    elif kind == _ARRAY:
+        found = _array_runs(document, value)
+    else:
+        return None
+    if found is None:
+        return None
+    return _layout_of(document, values, expiry, *found)
 
 
 def _id_range(document: bytes) -> tuple[int, int] | None:
     """The bytes of the value of `_id`, where it comes first and is an ObjectId or a string."""
     if document[5:9] != b"_id\x00":
         return None
-    if document[4] == 0x07:
+    if document[4] == _OBJECT_ID:
         return 9, 9 + 12
     if document[4] == 0x02:
         (length,) = struct.unpack_from("<i", document, 9)
@@ -217,7 +283,7 @@ def _id_range(document: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _binary_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _Layout | None:
+def _binary_runs(document: bytes, value: int) -> tuple[str, list[_Run]] | None:
     (length,) = struct.unpack_from("<i", document, value)
     start = value + 4 + len(_FLOAT32_VECTOR)
     count, rest = divmod(length - 2, 4)
@@ -226,10 +292,10 @@ def _binary_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _L
         return None
     if end + 1 != len(document):  # something follows the vector: not what a scan projects
         return None
-    return _layout_of(document, id_range, "<f4", [_Run(start, 4, count)])
+    return "<f4", [_Run(start, 4, count)]
 
 
-def _array_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _Layout | None:
+def _array_runs(document: bytes, value: int) -> tuple[str, list[_Run]] | None:
     """An array of doubles: a type byte, the index in decimal digits, a zero, eight bytes, each."""
     runs: list[_Run] = []
     position, index = value + 4, 0
@@ -251,4 +317,4 @@ def _array_layout(document: bytes, value: int, id_range: tuple[int, int]) -> _La
         index += count
     if position != end or not runs:
         return None
-    return _layout_of(document, id_range, "<f8", runs)
+    return "<f8", runs

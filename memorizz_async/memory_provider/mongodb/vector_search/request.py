@@ -9,13 +9,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from memorizz_async.config import RecallMode, Similarity
+from memorizz_async.config import Consistency, RecallMode, Similarity
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition, for_find
 from memorizz_async.memory_provider.mongodb.pipelines import all_of
 from memorizz_async.results import FoundBy
 from memorizz_async.vectors import Vector
+
+NO_SCORE = "all zeros, or a value that is not finite"
+
+
+def wrong_dimension(stored: int, asked: int) -> str:
+    """Why a row of another dimension cannot be compared."""
+    return f"{stored} numbers, not {asked}"
 
 
 @dataclass
@@ -66,6 +73,7 @@ class SearchRequest:
     filter: Condition = EVERY_ROW
     exact: bool = False
     num_candidates: int | None = None
+    consistency: Consistency = "session"
     trace: Trace | None = None
 
     @property

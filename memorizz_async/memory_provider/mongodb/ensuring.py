@@ -1,0 +1,58 @@
+"""Every index that a database needs, made or found: one call, safe to repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from memorizz_async.config import MongoDBConfig
+from memorizz_async.deadline import CallTime
+from memorizz_async.embeddings.protocol import Embedder
+from memorizz_async.memory_provider.mongodb.conversation import ensure_session_index
+from memorizz_async.memory_provider.mongodb.indexes import (
+    IndexReport,
+    ensure_ordinary,
+    ensure_search,
+    server_has_search,
+)
+from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
+from memorizz_async.memory_provider.mongodb.text_search import ensure_text
+
+
+async def ensure_all(
+    driver: Driver,
+    filter_fields: Mapping[str, Sequence[str]],
+    *,
+    conversations: str,
+    config: MongoDBConfig,
+    embedder: Callable[[], Embedder],
+    progress: Callable[[IndexProgress], None] | None,
+    call: CallTime,
+) -> IndexReport:
+    """The ordinary, text and search indexes of the collections that `filter_fields` names.
+
+    conversations: the collection of turns, which also needs their order.
+    embedder: asked for the dimension where the configuration has none and the server has search.
+    """
+    collections, deadline = list(filter_fields), call.for_database()
+    report = IndexReport(await ensure_ordinary(driver, collections, deadline))
+    if conversations in filter_fields:
+        await ensure_session_index(driver, conversations, deadline)
+    report.text = await ensure_text(driver, collections, config, deadline)
+    if not await server_has_search(driver, collections[0], deadline):
+        return report
+    dimensions = config.dimensions
+    if dimensions is None:
+        model = embedder()
+        vector = await call.within("embedding", partial(model.encode_query_async, "dimension"))
+        dimensions, deadline = int(vector.size), call.for_database()
+    report.search = await ensure_search(
+        driver,
+        filter_fields,
+        config=config,
+        dimensions=dimensions,
+        deadline=deadline,
+        progress=progress,
+    )
+    return report

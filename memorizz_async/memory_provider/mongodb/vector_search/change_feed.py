@@ -1,0 +1,210 @@
+"""One change stream of a database, for as long as a provider is open on a loop.
+
+It calls back for every change, in order, and knows up to which logical time of the server it has
+told everything: that is how a search can wait for a write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+from bson import Timestamp
+
+from memorizz_async.errors import DatabaseError, OperationTimeoutError, ServerUnavailableError
+from memorizz_async.memory_provider.mongodb.pipelines import changes_pipeline
+from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
+
+log = logging.getLogger(__name__)
+
+_ASK_AGAIN_S = 60.0
+"""How long a server that has no change streams is left alone."""
+_RETRY_S = (0.05, 0.2, 1.0)
+"""Pauses between attempts to reach a server that is away."""
+
+
+class ChangeListener(Protocol):
+    """Who is told."""
+
+    async def changed(self, events: Sequence[Document]) -> None:
+        """Changes, in the server's order. May let other tasks run in between."""
+
+    def lost(self) -> None:
+        """Changes may have been missed: all that was known is to be forgotten."""
+
+
+class ChangeFeed:
+    """Follows the changes of some collections, from the first `open` until `close`."""
+
+    def __init__(
+        self, driver: Driver, collections: Sequence[str], listener: ChangeListener
+    ) -> None:
+        self._driver = driver
+        self._pipeline = changes_pipeline(collections)
+        self._listener = listener
+        self._task: asyncio.Task[None] | None = None
+        self._opened: asyncio.Future[bool] | None = None
+        self._reached: Timestamp | None = None
+        self._waiting: list[tuple[Timestamp, asyncio.Future[None]]] = []
+        self._live = False
+        self._came = asyncio.Event()
+        self._ask_again_at = 0.0
+        self._said_why = False
+        self._closed = False
+
+    @property
+    def live(self) -> bool:
+        """Whether the stream is open: changes come as they are made."""
+        return self._live
+
+    @property
+    def position(self) -> Timestamp | None:
+        """The logical time up to which everything has been told; None where that is unknown."""
+        return self._reached
+
+    async def open(self, timeout_s: float) -> bool:
+        """Start following, where that has not happened; whether changes come now.
+
+        False where the server has no change streams, is away, or takes longer than `timeout_s`.
+        """
+        if self._live:
+            return True
+        if self._closed or time.monotonic() < self._ask_again_at:
+            return False
+        if self._task is None or self._task.done():
+            loop = asyncio.get_running_loop()
+            self._opened = loop.create_future()
+            self._task = loop.create_task(self._follow(self._opened), name="memorizz-async changes")
+        assert self._opened is not None
+        if not self._opened.done():
+            await asyncio.wait([self._opened], timeout=timeout_s)
+        return self._live
+
+    async def follows(self, timeout_s: float) -> bool:
+        """As `open`, but where the stream is broken wait until it is mended."""
+        if not await self.open(timeout_s) and self._task is not None and not self._task.done():
+            mended = asyncio.ensure_future(self._came.wait())
+            try:
+                await asyncio.wait(
+                    [mended, self._task], timeout=timeout_s, return_when="FIRST_COMPLETED"
+                )
+            finally:
+                mended.cancel()
+        return self._live
+
+    async def reached(self, at: Timestamp, timeout_s: float) -> bool:
+        """Wait until everything up to a logical time has been told; whether it has."""
+        if not self._live:
+            return False
+        if self._reached is not None and self._reached >= at:
+            return True
+        arrival = asyncio.get_running_loop().create_future()
+        entry = (at, arrival)
+        self._waiting.append(entry)
+        try:
+            done, _ = await asyncio.wait([arrival], timeout=timeout_s)
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+        return bool(done) and self._live
+
+    async def close(self) -> None:
+        """Stop following. Idempotent."""
+        self._closed = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _follow(self, opened: asyncio.Future[bool]) -> None:
+        try:
+            await self._keep_following(opened)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("following the changes of %s failed", self._driver.address)
+            self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
+        finally:
+            self._stopped()
+            self._listener.lost()
+            if not opened.done():
+                opened.set_result(False)
+
+    async def _keep_following(self, opened: asyncio.Future[bool]) -> None:
+        token: Document | None = None
+        failures = 0
+        while True:
+            # After a break what happened meanwhile comes first, in the batches after the opening.
+            behind, opening = token is not None, True
+            try:
+                stream = self._driver.watch(self._pipeline, resume_after=token)
+                async with aclosing(stream):
+                    async for batch in stream:
+                        await self._listener.changed(batch.events)
+                        token = batch.token
+                        if not opening:
+                            behind, failures = batch.more, 0
+                        opening = False
+                        self._advance(batch.at, batch.events)
+                        if not behind and not self._live:
+                            self._live = True
+                            self._came.set()
+                            if not opened.done():
+                                opened.set_result(True)
+                        if any(event["operationType"] == "invalidate" for event in batch.events):
+                            break
+                # The database was dropped, and its stream with it: another one from here on.
+                self._stopped()
+                self._listener.lost()
+                token = None
+            except (ServerUnavailableError, OperationTimeoutError) as error:
+                self._stopped()
+                log.info("the change stream from %s broke: %s", self._driver.address, error)
+                if not opened.done():
+                    opened.set_result(False)
+                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                failures += 1
+            except DatabaseError as error:
+                self._stopped()
+                self._listener.lost()
+                if token is None:
+                    self._unavailable(error)
+                    return
+                # The server no longer knows the place (ChangeStreamHistoryLost), or will not go on
+                # from it: begin anew from now.
+                log.warning("the change stream from %s was lost: %s", self._driver.address, error)
+                token = None
+
+    def _unavailable(self, error: DatabaseError) -> None:
+        self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
+        if not self._said_why:
+            self._said_why = True
+            # memory:// is not said to be short of anything.
+            level = logging.DEBUG if error.code is None else logging.WARNING
+            log.log(
+                level,
+                "no change streams at %s: searching by scan (%s)",
+                self._driver.address,
+                error.seen or error,
+            )
+
+    def _advance(self, at: Timestamp | None, events: Sequence[Document]) -> None:
+        if at is None and events:
+            at = events[-1].get("clusterTime")
+        if at is None or (self._reached is not None and at <= self._reached):
+            return
+        self._reached = at
+        for wanted, arrival in self._waiting:
+            if wanted <= at and not arrival.done():
+                arrival.set_result(None)
+
+    def _stopped(self) -> None:
+        self._live = False
+        self._came.clear()
+        for _, arrival in self._waiting:
+            if not arrival.done():
+                arrival.set_result(None)

@@ -1,0 +1,44 @@
+"""The rows that a search found, read by their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import bson
+from bson import ObjectId
+
+from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
+from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
+
+Found = Sequence[tuple[Any, float]]
+"""Ids and scores, the best first."""
+
+
+def key_of(row_id: Any) -> Hashable:
+    """The id as a key of a dict: an id may be any value, and Python takes 1 for True."""
+    if isinstance(row_id, str | ObjectId):
+        return row_id
+    return bson.encode({"": row_id})
+
+
+async def hit_rows(
+    driver: Driver, request: SearchRequest, found: Found
+) -> dict[Hashable, tuple[dict[str, Any], float]]:
+    """The rows with their scores, the best first, by their keys.
+
+    Scope and filter are asked again. A row that was deleted, or has left the scope, since it
+    was found is simply not there any more.
+    """
+    if not found:
+        return {}
+    rows = await driver.find(
+        request.collection,
+        rows_by_id_filter([row_id for row_id, _ in found], request.conditions, request.now),
+        projection=row_projection(request.include_embedding),
+        deadline=request.deadline,
+    )
+    by_key = {key_of(row["_id"]): row for row in rows}
+    scored = ((key_of(row_id), score) for row_id, score in found)
+    return {key: (by_key[key], score) for key, score in scored if key in by_key}
