@@ -69,6 +69,8 @@ def _filled(side: Scores) -> Scores:
 
 
 def _standard(side: Scores) -> Scores:
+    if side.min() == side.max():  # their mean, rounded, may be another number
+        return np.zeros_like(side)
     centred = side - side.mean()
     # Scaled first: the square of a tiny difference would be no number any more.
     largest = float(np.abs(centred).max())

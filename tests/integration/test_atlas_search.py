@@ -439,7 +439,9 @@ async def test_waiting_for_rows_ends_at_the_deadline_and_names_them(
 async def test_exact_and_candidates_reach_the_server(
     provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`exact` without candidates, the caller's number, or 20 times the limit."""
+    """`exact` without candidates, the caller's number, or 20 times the limit; no fewer than the
+    rows that hybrid recall wants of it.
+    """
     await provider.ensure_indexes_async([KB])
     session = await provider._connection.session()
     stages = []
@@ -451,8 +453,11 @@ async def test_exact_and_candidates_reach_the_server(
 
     monkeypatch.setattr(session.driver, "aggregate", watched)
     for options in ({"exact": True}, {"num_candidates": 999}, {"limit": 100}):
-        await recall(provider, **options)
-    exact, chosen, by_rule = (stage for stage in stages if stage)
+        await recall(provider, mode="vector", **options)
+    for number in (5, 999):
+        await recall(provider, mode="hybrid", num_candidates=number)
+    exact, chosen, by_rule, *both = (stage for stage in stages if stage)
     assert exact["exact"] is True
     assert "numCandidates" not in exact
     assert (chosen["numCandidates"], by_rule["numCandidates"]) == (999, 2000)
+    assert [(stage["limit"], stage["numCandidates"]) for stage in both] == [(50, 50), (50, 999)]

@@ -50,6 +50,8 @@ def test_a_side_that_tells_nothing_apart_changes_nothing() -> None:
     alone = z_score_fusion(vector)
     for flat in ([0.0] * 3, [0.1] * 3, [NAN] * 3, [1e300] * 3):
         assert np.allclose(z_score_fusion(vector, np.array(flat)), alone)
+    for number in (8.7042391506444e-193, 0.1, 5e-324):  # the mean of eight is not always the number
+        assert not z_score_fusion(np.full(8, number)).any()
 
 
 @pytest.mark.parametrize("name", FUSIONS)
