@@ -68,16 +68,16 @@ async def test_an_index_is_made_awaited_and_used(
     assert all("_memorizz_score" not in hit and "embedding" not in hit for hit in hits)
 
 
-async def test_without_an_index_the_scan_answers_and_the_log_says_so(
+async def test_without_an_index_an_exact_search_answers_and_the_log_says_so(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A missing index would be an empty answer on Atlas: here the rows come, by scan."""
+    """A missing index would be an empty answer on Atlas: here the rows come."""
     await provider.store_async("a", KB, memory_id="m")
     with caplog.at_level(logging.WARNING):
         hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
         await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
     assert [hit["content"] for hit in hits] == ["a"]
-    assert hits.strategy == "scan"
+    assert hits.strategy == "resident"
     said = [record for record in caplog.records if "no search index" in record.getMessage()]
     assert len(said) == 1
 
@@ -133,12 +133,12 @@ async def test_waiting_for_an_index_ends_at_the_deadline_with_what_was_seen(
 
 
 @pytest.mark.parametrize("mode", ["5.0", "6.0", "7.0", "8.x"])
-async def test_every_servers_no_search_here_leads_to_the_scan(
+async def test_every_servers_no_search_here_leads_to_an_exact_search(
     provider: AsyncMongoDBProvider, standin: AtlasStandin, mode: str
 ) -> None:
-    """The error codes of each server version lead to the exact scan and to ordinary indexes."""
+    """The error codes of each server version lead to an exact search and to ordinary indexes."""
     standin.mode = mode
     await provider.store_async("a", KB, memory_id="m")
     hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)
-    assert (hits.strategy, len(hits)) == ("scan", 1)
+    assert (hits.strategy, len(hits)) == ("resident", 1)
     assert (await provider.ensure_indexes_async([KB])).search == {}

@@ -44,6 +44,68 @@ DEFINITION = {
         {"type": "filter", "path": "user_id"},
     ]
 }
+CHANGED_FIELDS = {
+    "$concatArrays": [
+        {
+            "$map": {
+                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
+                "in": "$$this.k",
+            }
+        },
+        {"$ifNull": ["$updateDescription.removedFields", []]},
+        {
+            "$map": {
+                "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
+                "in": "$$this.field",
+            }
+        },
+    ]
+}
+CHANGES = [
+    {
+        "$match": {
+            "$or": [
+                {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}},
+                {
+                    "operationType": {"$in": ["insert", "replace", "delete"]},
+                    "ns.coll": {"$in": ["a", "b"]},
+                },
+                {
+                    "operationType": "update",
+                    "ns.coll": {"$in": ["a", "b"]},
+                    "$expr": {
+                        "$anyElementTrue": [
+                            {
+                                "$map": {
+                                    "input": CHANGED_FIELDS,
+                                    "in": {
+                                        "$in": [
+                                            {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]},
+                                            ["embedding", "memory_id", "user_id", "expires_at"],
+                                        ]
+                                    },
+                                }
+                            }
+                        ]
+                    },
+                },
+            ]
+        }
+    },
+    {
+        "$project": {
+            "operationType": 1,
+            "clusterTime": 1,
+            "ns": 1,
+            "to": 1,
+            "documentKey": 1,
+            "fullDocument.embedding": 1,
+            "fullDocument.memory_id": 1,
+            "fullDocument.user_id": 1,
+            "fullDocument.expires_at": 1,
+        }
+    },
+]
 
 
 def search(**changes: Any) -> Any:
@@ -83,6 +145,8 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         },
     ),
     (p.scan_projection, p.scan_projection, {"embedding": 1}),
+    (p.resident_projection, p.resident_projection, {"embedding": 1, "expires_at": 1}),
+    (p.changes_pipeline, lambda: p.changes_pipeline(["a", "b"]), CHANGES),
     (
         p.rows_by_id_filter,
         lambda: p.rows_by_id_filter([A, B], {"memory_id": "m"}, NOW),
