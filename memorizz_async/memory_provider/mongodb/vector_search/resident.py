@@ -35,7 +35,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
     step,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.resident_scope import ResidentScope
-from memorizz_async.memory_provider.mongodb.vector_search.scan import batch_size, read_ahead
+from memorizz_async.memory_provider.mongodb.vector_search.scan import batch_size
 
 log = logging.getLogger(__name__)
 
@@ -217,8 +217,8 @@ class ResidentStore:
                 deadline=Deadline.after(self._timeout_ms),
                 after=self.feed.position or _BEGINNING,
             )
-            async with aclosing(read_ahead(batches)) as ready:
-                async for batch in ready:
+            async with aclosing(batches):
+                async for batch in batches:
                     scope.load(read_vectors(batch))
                     self._weigh(name, scope)
                     if scope.dropped:
