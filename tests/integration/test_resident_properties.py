@@ -81,7 +81,13 @@ class Residents(RuleBasedStateMachine):
         async def opened() -> list[AsyncMongoDBProvider]:
             return [
                 await AsyncMongoDBProvider(
-                    MongoDBConfig(self.uri, self.db_name, driver=name, search_strategy="resident")
+                    MongoDBConfig(
+                        self.uri,
+                        self.db_name,
+                        driver=name,
+                        search_strategy="resident",
+                        dimensions=3,
+                    )
                 ).__aenter__()
                 for name in ("pymongo", "motor")
             ]
