@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 
 NAME = "resident"
 
-_ON_THE_LOOP = 4_000_000
-"""So many numbers take half a millisecond, about as long as the detour through a thread on a busy
-machine. More go to a worker thread; numpy lets the loop run meanwhile.
+_ON_THE_LOOP = 8_000_000
+"""So many numbers take a millisecond, and the detour through a thread as long on a busy machine.
+More go to a worker thread; numpy lets the loop run meanwhile.
 """
 _OWN_WRITE_S = 0.25
 """How long a search waits for the stream to bring this provider's own last write."""
