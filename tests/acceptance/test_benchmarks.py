@@ -39,6 +39,21 @@ def test_recall_gives_every_ratio(mongod: Any, tmp_path: Path) -> None:
         assert isinstance(ratio["reached"], bool)
 
 
+def test_search_gives_every_way_side_by_side(mongod: Any, tmp_path: Path) -> None:
+    """Each way at each size, the ratios, the memory of a scan, and the lag of others' writes."""
+    figures = run(mongod.uri, tmp_path / "search.json", "search.py", "--quick")
+    for size in figures["sizes"]:
+        assert set(size["ms"]) == {"arrays", "bindata", "scan", "resident", "bare"}
+        assert min(size["ms"].values()) > 0
+    assert {ratio["what"] for ratio in figures["ratios"]} == {
+        "arrays_over_resident",
+        "resident_over_bare",
+        "arrays_over_scan",
+        "scan_growth_mb",
+    }
+    assert 0 <= figures["lag_ms"]["p50"] <= figures["lag_ms"]["p99"]
+
+
 def test_locomo_gives_recall_by_mode(mongod: Any, tmp_path: Path) -> None:
     """Recall at each cutoff, overall and by category, and latency percentiles."""
     figures = run(

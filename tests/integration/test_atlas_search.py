@@ -98,7 +98,7 @@ async def test_words_and_the_index_answer_together(
 async def test_without_an_index_an_exact_search_answers_and_the_log_says_so(
     provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A missing index would be an empty answer on Atlas: here the rows come, by an exact search."""
+    """A missing index would be an empty answer on Atlas: here the rows come."""
     await provider.store_async("a", KB, memory_id="m")
     with caplog.at_level(logging.WARNING):
         hits = await provider.retrieve_memory_units_by_query_async("a", None, "m", KB)

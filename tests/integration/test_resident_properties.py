@@ -86,7 +86,7 @@ class Residents(RuleBasedStateMachine):
                         self.db_name,
                         driver=name,
                         search_strategy="resident",
-                        dimensions=3,  # whatever another program wrote first
+                        dimensions=3,
                     )
                 ).__aenter__()
                 for name in ("pymongo", "motor")

@@ -46,6 +46,23 @@ DEFINITION = {
         {"type": "filter", "path": "user_id"},
     ]
 }
+CHANGED_FIELDS = {
+    "$concatArrays": [
+        {
+            "$map": {
+                "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
+                "in": "$$this.k",
+            }
+        },
+        {"$ifNull": ["$updateDescription.removedFields", []]},
+        {
+            "$map": {
+                "input": {"$ifNull": ["$updateDescription.truncatedArrays", []]},
+                "in": "$$this.field",
+            }
+        },
+    ]
+}
 CHANGES = [
     {
         "$match": {
@@ -53,44 +70,16 @@ CHANGES = [
                 {"operationType": {"$in": ["drop", "rename", "dropDatabase", "invalidate"]}},
                 {
                     "operationType": {"$in": ["insert", "replace", "delete"]},
-                    "ns.coll": {"$in": ["summaries"]},
+                    "ns.coll": {"$in": ["a", "b"]},
                 },
                 {
                     "operationType": "update",
-                    "ns.coll": {"$in": ["summaries"]},
+                    "ns.coll": {"$in": ["a", "b"]},
                     "$expr": {
                         "$anyElementTrue": [
                             {
                                 "$map": {
-                                    "input": {
-                                        "$concatArrays": [
-                                            {
-                                                "$map": {
-                                                    "input": {
-                                                        "$objectToArray": {
-                                                            "$ifNull": [
-                                                                "$updateDescription.updatedFields",
-                                                                {},
-                                                            ]
-                                                        }
-                                                    },
-                                                    "in": "$$this.k",
-                                                }
-                                            },
-                                            {"$ifNull": ["$updateDescription.removedFields", []]},
-                                            {
-                                                "$map": {
-                                                    "input": {
-                                                        "$ifNull": [
-                                                            "$updateDescription.truncatedArrays",
-                                                            [],
-                                                        ]
-                                                    },
-                                                    "in": "$$this.field",
-                                                }
-                                            },
-                                        ]
-                                    },
+                                    "input": CHANGED_FIELDS,
                                     "in": {
                                         "$in": [
                                             {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]},
@@ -158,6 +147,8 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         },
     ),
     (p.scan_projection, p.scan_projection, {"embedding": 1}),
+    (p.resident_projection, p.resident_projection, {"embedding": 1, "expires_at": 1}),
+    (p.changes_pipeline, lambda: p.changes_pipeline(["a", "b"]), CHANGES),
     (
         p.rows_by_id_filter,
         lambda: p.rows_by_id_filter([A, B], {"memory_id": "m"}, NOW),
@@ -241,8 +232,6 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             ]
         },
     ),
-    (p.resident_projection, p.resident_projection, {"embedding": 1, "expires_at": 1}),
-    (p.changes_pipeline, lambda: p.changes_pipeline(["summaries"]), CHANGES),
     (p.touch_filter, lambda: p.touch_filter((A, B)), {"_id": {"$in": [A, B]}}),
     (
         p.touch_update,

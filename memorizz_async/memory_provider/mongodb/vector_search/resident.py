@@ -35,15 +35,15 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
     step,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.resident_scope import ResidentScope
-from memorizz_async.memory_provider.mongodb.vector_search.scan import batch_size, read_ahead
+from memorizz_async.memory_provider.mongodb.vector_search.scan import batch_size
 
 log = logging.getLogger(__name__)
 
 NAME = "resident"
 
-_ON_THE_LOOP = 4_000_000
-"""So many numbers take half a millisecond, about as long as the detour through a thread on a busy
-machine. More go to a worker thread; numpy lets the loop run meanwhile.
+_ON_THE_LOOP = 8_000_000
+"""So many numbers take a millisecond, and the detour through a thread as long on a busy machine.
+More go to a worker thread; numpy lets the loop run meanwhile.
 """
 _OWN_WRITE_S = 0.25
 """How long a search waits for the stream to bring this provider's own last write."""
@@ -217,8 +217,8 @@ class ResidentStore:
                 deadline=Deadline.after(self._timeout_ms),
                 after=self.feed.position or _BEGINNING,
             )
-            async with aclosing(read_ahead(batches)) as ready:
-                async for batch in ready:
+            async with aclosing(batches):
+                async for batch in batches:
                     scope.load(read_vectors(batch))
                     self._weigh(name, scope)
                     if scope.dropped:

@@ -1,0 +1,98 @@
+"""Vectors in memory: the same rows, scores and order as a scan of them, whatever came before."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memorizz_async.memory_provider.mongodb.vector_search import resident_matrix
+from memorizz_async.memory_provider.mongodb.vector_search.resident_matrix import (
+    NewRow,
+    VectorTable,
+)
+from memorizz_async.memory_provider.mongodb.vector_search.scoring import scores
+from memorizz_async.memory_provider.mongodb.vector_search.top_k import TopK
+
+Similarity = Literal["cosine", "dotProduct", "euclidean"]
+SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dotProduct", "euclidean")
+scales = st.sampled_from([1.0, 1e-20, 1e18])
+rows = st.lists(st.tuples(*[st.integers(-2, 2)] * 3).filter(any), max_size=40)
+
+
+def scanned(kept: dict[int, Any], query: Any, similarity: Similarity, limit: int) -> Any:
+    """What a scan in the order of the rows finds."""
+    best = TopK(limit)
+    for number, vector in kept.items():
+        best.offer(scores(vector[np.newaxis], query, similarity), lambda _, n=number: n)
+    return best.best()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@given(
+    vectors=rows,
+    removed=st.sets(st.integers(0, 39)),
+    expired=st.sets(st.integers(0, 39)),
+    query=st.tuples(*[st.integers(-2, 2)] * 3).filter(any),
+    limit=st.integers(1, 12),
+    scale=scales,
+)
+def test_a_table_finds_what_a_scan_finds(  # noqa: PLR0917 - hypothesis passes them by name
+    similarity: Similarity,
+    vectors: list[Any],
+    removed: set[int],
+    expired: set[int],
+    query: Any,
+    limit: int,
+    scale: float,
+) -> None:
+    """To the last bit, ties in order, after removals and rewriting of chunks, at any length."""
+    table = VectorTable(3)
+    kept = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(resident_matrix, "_CHUNK_NUMBERS", 24)
+        for number, vector in enumerate(vectors):
+            row = np.array([vector], np.float32) * np.float32(scale)
+            table.add(row, [NewRow(number, number, 5.0 if number in expired else np.inf, number)])
+            kept[number] = row[0]
+        before = table.snapshot(0.0)
+        seen = before.best(np.array(query, np.float32), similarity, limit)
+        for number in removed & kept.keys():
+            assert table.remove(number)
+            del kept[number]
+    asked = np.array(query, np.float32)
+    assert len(table) == len(kept)
+    assert before.best(asked, similarity, limit) == seen  # what a search sees stays as it was
+    alive = {number: vector for number, vector in kept.items() if number not in expired}
+    assert table.alive_at(9.0) == len(alive)
+    assert sorted(table.ids_alive(9.0)) == sorted(alive)
+    assert table.snapshot(9.0).best(asked, similarity, limit) == scanned(
+        alive, asked, similarity, limit
+    )
+
+
+def test_rows_left_out_are_replaced_by_the_next_best() -> None:
+    """As many hits as asked for, without those that are known to be gone."""
+    vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    table = VectorTable(16)
+    table.add(vectors, [NewRow(n, n, np.inf, n) for n in range(500)])
+    snapshot = table.snapshot(0.0)
+    ten = [row_id for row_id, _ in snapshot.best(vectors[3], "cosine", 10)]
+    gone = set(ten[:4])
+    six = [row_id for row_id, _ in snapshot.best(vectors[3], "cosine", 6, gone)]
+    assert six == ten[4:]
+
+
+def test_bytes_follow_what_is_held() -> None:
+    """They grow with rows, and shrink when most of them have gone."""
+    table = VectorTable(8)
+    empty = table.nbytes
+    table.add(np.ones((1000, 8), np.float32), [NewRow(n, n, np.inf, n) for n in range(1000)])
+    full = table.nbytes
+    assert full >= 1000 * 8 * 4
+    for number in range(990):
+        table.remove(number)
+    assert empty < table.nbytes < full / 10
