@@ -37,6 +37,23 @@ def on_atlas(backend: str) -> bool:
     return backend.startswith("atlas")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of text search are made for servers: memory:// has none, and its error is asserted in
+    `test_modes.py`.
+    """
+    without = [item for item in items if _is_text_on_memory(item)]
+    config.hook.pytest_deselected(items=without)
+    items[:] = [item for item in items if item not in without]
+
+
+def _is_text_on_memory(item: pytest.Item) -> bool:
+    needs_text = item.get_closest_marker("needs_text") or "indexed" in getattr(
+        item, "fixturenames", ()
+    )
+    callspec = getattr(item, "callspec", None)
+    return bool(needs_text) and callspec is not None and callspec.params.get("backend") == "memory"
+
+
 @pytest.fixture
 def strategy(backend: str, on_atlas: bool) -> str:
     """How a search without a filter is carried out."""

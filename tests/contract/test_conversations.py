@@ -130,12 +130,11 @@ async def test_a_refused_turn_is_named_by_its_place_in_the_call(
     assert set(caught.value.written_ids) == {1}
 
 
+@pytest.mark.needs_text
 async def test_a_turn_is_found_by_the_words_around_it(
     provider: AsyncMongoDBProvider, backend: str
 ) -> None:
     """The answer does not repeat the question's words; its neighbours have them."""
-    if backend == "memory":
-        pytest.skip("memory:// has no text search")
     await provider.ensure_indexes_async([KIND])
     talk = ["Ada: hello", "Ben: which instrument do you play?", "Ada: the second one", "Ben: oh"]
     await provider.store_conversation_async(talk, session_id="s", **WHOLE)
