@@ -51,8 +51,8 @@ class Place:
     address: str
     name: str
 
-    def config(self, driver: Any = "auto") -> MongoDBConfig:
-        return MongoDBConfig(self.address, self.name, driver=driver)
+    def config(self, driver: Any = "auto", search: Any = "auto") -> MongoDBConfig:
+        return MongoDBConfig(self.address, self.name, driver=driver, search_strategy=search)
 
 
 async def fill(place: Place, size: Size, model: str) -> None:
@@ -125,7 +125,8 @@ async def against_bare(place: Place, size: Size, driver: str) -> dict[str, float
     vector /= np.linalg.norm(vector)
     collections = [kind.collection for kind in TYPES]
     bare = BareRecall(driver, place.address, place.name)
-    provider = AsyncMongoDBProvider(place.config(driver))
+    # The scan, which makes the same calls; the search in memory makes fewer (benchmarks/search.py).
+    provider = AsyncMongoDBProvider(place.config(driver, "scan"))
     unit = MemoryUnit(memory_provider=provider)
 
     async def recall() -> Any:

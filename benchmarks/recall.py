@@ -58,7 +58,7 @@ async def heartbeat(place: Place, size: Size, embedder: AsyncEmbeddingProvider) 
     """How late a 5 ms heartbeat comes while the model embeds and a scan runs, in milliseconds."""
     texts = iter(range(1_000_000))
     vector = np.ones(384, dtype=np.float32)
-    provider = AsyncMongoDBProvider(place.config(), embedding_provider=embedder)
+    provider = AsyncMongoDBProvider(place.config(search="scan"), embedding_provider=embedder)
 
     async def work() -> None:
         batch = [f"Text {next(texts)} is embedded while the loop beats." for _ in range(size.texts)]
