@@ -148,7 +148,8 @@ async def store(provider: AsyncMongoDBProvider, talk: Conversation) -> None:
     """The turns, both ways; the observations and summaries for the recall of three types."""
     memories = memories_of(talk)
     turns = memories.pop(MemoryType.CONVERSATION_MEMORY)
-    await provider.store_many_async(turns, memory_id=tenant(talk, False))
+    kind = MemoryType.CONVERSATION_MEMORY
+    await provider.store_many_async(turns, kind, memory_id=tenant(talk, False))
     await provider.store_conversation_async(turns, memory_id=tenant(talk, True))
     for kind, rows in memories.items():
         await provider.store_many_async(rows, kind, memory_id=tenant(talk, True))
