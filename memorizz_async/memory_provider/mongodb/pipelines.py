@@ -8,7 +8,7 @@ from typing import Any
 
 from bson import Binary
 
-Document = dict[str, Any]
+from memorizz_async.memory_provider.mongodb.protocol import Document
 
 SCORE_FIELD = "_memorizz_score"
 """Where `$vectorSearch`'s score travels; taken off the row before the caller sees it."""
