@@ -29,8 +29,7 @@ from memorizz_async import (
     MongoDBConfig,
 )
 from memorizz_async.deadline import Deadline
-from memorizz_async.memory_provider.mongodb import driver as driver_module
-from memorizz_async.memory_provider.mongodb.driver import blocking_command
+from memorizz_async.memory_provider.mongodb.driver import blocking_command, change_stream
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 from memorizz_async.memory_provider.mongodb.local_server.binary import find_mongod
 from memorizz_async.memory_provider.mongodb.vector_search import resident
@@ -62,7 +61,7 @@ def other(mongod: Any, db_name: str) -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def _quick_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a quiet server a test need not wait a second to know that nothing more comes."""
-    monkeypatch.setattr(driver_module, "_CHANGES_WAIT_MS", 50)
+    monkeypatch.setattr(change_stream, "CHANGES_WAIT_MS", 50)
 
 
 async def search(provider: AsyncMongoDBProvider, limit: int = 5, memory_id: str = "m") -> Any:

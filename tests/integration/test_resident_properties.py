@@ -28,7 +28,7 @@ from memorizz_async import (
     StoredEmbeddingError,
 )
 from memorizz_async.deadline import Deadline
-from memorizz_async.memory_provider.mongodb import driver as driver_module
+from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.vectors import stored_vector, to_bson
 
 KB = MemoryType.LONG_TERM_MEMORY
@@ -305,7 +305,7 @@ def test_a_search_in_memory_answers_as_a_model_of_the_rows(
     mongod: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random inserts, updates, moves, expiries, deletes and drops, from three writers."""
-    monkeypatch.setattr(driver_module, "_CHANGES_WAIT_MS", 20)
+    monkeypatch.setattr(change_stream, "CHANGES_WAIT_MS", 20)
     monkeypatch.setattr(Residents, "uri", mongod.uri)
     run_state_machine_as_test(
         Residents,

@@ -99,7 +99,7 @@ def test_debug_shows_where_an_error_comes_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With --debug the error is raised as it is."""
-    monkeypatch.setattr(cli, "_log_everything", lambda: None)
+    monkeypatch.setattr(cli, "log_everything", lambda: None)
     with pytest.raises(ValueError, match="Cannot read"):
         cli.main(["demo", "--debug", "--locomo", str(tmp_path / "absent.json")])
 
@@ -124,7 +124,7 @@ def test_exit_codes(
     def fail(options: argparse.Namespace) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_local", fail)
+    monkeypatch.setattr(cli.local, "run", fail)
     assert cli.main(["local", "status"]) == code
     assert words in capsys.readouterr().err
 
@@ -180,7 +180,7 @@ def test_a_recall_can_be_filtered_and_explained(
         seen.append(options)
         return results
 
-    monkeypatch.setattr(cli, "_on_provider", answer)
+    monkeypatch.setattr(cli.recall, "on_provider", answer)
     words = ["recall", "tea", "--memory-id", "me", "--filter", '{"role": "user"}', "--explain"]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out

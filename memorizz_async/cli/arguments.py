@@ -1,0 +1,73 @@
+"""What several commands take: the options they share, and how their words are read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memorizz_async.errors import UnknownMemoryTypeError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Commands = Any
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Parents for a command's parser.
+
+    database: which server; machine: JSON; everywhere: what every command takes; tenant: whose
+    memories, and in which database.
+    """
+
+    database: argparse.ArgumentParser
+    machine: argparse.ArgumentParser
+    everywhere: argparse.ArgumentParser
+    tenant: argparse.ArgumentParser
+
+
+def shared_options() -> Shared:
+    """The options that several commands share."""
+    everywhere = argparse.ArgumentParser(add_help=False)
+    everywhere.add_argument(
+        "--debug", action="store_true", help="log what happens, and show tracebacks"
+    )
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    database = argparse.ArgumentParser(add_help=False)
+    database.add_argument(
+        "--uri", help="mongodb://…, mongodb+srv://…, local or local:///folder", metavar="URI"
+    )
+    tenant = argparse.ArgumentParser(add_help=False)
+    tenant.add_argument("--db", default="memorizz", metavar="NAME", help="default: %(default)s")
+    tenant.add_argument("--memory-id", metavar="ID", help="whose memories: this memory_id's")
+    tenant.add_argument("--user-id", metavar="ID", help="… and, or, this user's")
+    return Shared(database, machine, everywhere, tenant)
+
+
+def memory_type(name: str) -> str:
+    from memorizz_async.enums import memory_type_of
+
+    try:
+        return memory_type_of(name).name
+    except UnknownMemoryTypeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def json_filter(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"this is not JSON: {error}") from error
+
+
+def tenant_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The tenant that the options name; a usage error where they name none."""
+    named = {"memory_id": options.memory_id, "user_id": options.user_id}
+    tenant = {name: value for name, value in named.items() if value is not None}
+    if not tenant:
+        options.usage.error("say whose memories: --memory-id, --user-id, or both")
+    return tenant

@@ -1,0 +1,116 @@
+"""mongomock: a database without a server, for tests and notebooks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import bson
+from bson import Timestamp
+from pymongo import errors as driver_errors
+
+from memorizz_async.config import MongoDBConfig
+from memorizz_async.deadline import Deadline
+from memorizz_async.errors import MissingDependencyError
+from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
+from memorizz_async.memory_provider.mongodb.driver.server import mapped
+from memorizz_async.memory_provider.mongodb.driver.translation import memory_cannot, refusal_of
+from memorizz_async.memory_provider.mongodb.protocol import (
+    ChangeBatch,
+    Document,
+    Driver,
+    InsertOutcome,
+    Refusal,
+)
+
+
+class MemoryDriver(MotorDriver):
+    """mongomock behind the same protocol. No deadline to pass on: nothing leaves the process."""
+
+    name = "memory"
+
+    async def raw_batches(
+        self,
+        collection: str,
+        query: Document,
+        *,
+        projection: Document,
+        batch_size: int,
+        deadline: Deadline,
+        after: Timestamp | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        rows = await self.find(collection, query, projection=projection, deadline=deadline)
+        for start in range(0, len(rows), batch_size):
+            deadline.remaining_s(f"scan of {collection!r}")
+            yield b"".join(bson.encode(row) for row in rows[start : start + batch_size])
+
+    async def watch(
+        self, pipeline: Sequence[Document], *, resume_after: Document | None
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        nothing: tuple[ChangeBatch, ...] = ()
+        for batch in nothing:  # what makes it a generator
+            yield batch
+        raise memory_cannot("watch for changes")
+
+    @mapped
+    async def insert_many(
+        self, collection: str, rows: Sequence[Document], *, deadline: Deadline
+    ) -> InsertOutcome:
+        refused: dict[int, Refusal] = {}
+        try:
+            await self._database[collection].insert_many(list(rows), ordered=False)
+        except driver_errors.BulkWriteError as error:
+            entries = (error.details or {}).get("writeErrors", [])
+            refused = {entry["index"]: refusal_of(entry) for entry in entries}
+        return InsertOutcome(refused)
+
+    @mapped
+    async def command(self, command: Document, *, deadline: Deadline) -> Document:
+        raise memory_cannot(f"run the command {next(iter(command))!r}")
+
+    def knows_a_server(self) -> bool:
+        return True
+
+    async def _find_server(self, deadline: Deadline) -> None:
+        """There is none to look for."""
+
+    async def close(self) -> None:
+        """Nothing to close: the data lives as long as the provider."""
+
+    @contextmanager
+    def _bounded(self, operation: str, deadline: Deadline) -> Iterator[None]:
+        deadline.remaining_s(operation)
+        yield
+
+
+_shared_memory: dict[str, Any] = {}
+_shared_memory_lock = threading.Lock()
+
+
+def memory_database(name: str) -> Any:
+    """The data behind `memory://name`: shared in this process by name, private without one.
+
+    Raises MissingDependencyError.
+    """
+    try:
+        from mongomock import MongoClient  # noqa: PLC0415 - an optional part
+    except ImportError as error:
+        raise MissingDependencyError(
+            "memory:// needs mongomock-motor, which is not installed",
+            fix='run pip install "memorizz-async[memory]"',
+        ) from error
+    if not name:
+        return MongoClient(tz_aware=True)
+    with _shared_memory_lock:
+        if name not in _shared_memory:
+            _shared_memory[name] = MongoClient(tz_aware=True)
+        return _shared_memory[name]
+
+
+def open_memory_driver(config: MongoDBConfig, database: Any) -> Driver:
+    """A driver over mongomock, for the data that `memory_database` gave."""
+    from mongomock_motor import AsyncMongoMockClient  # noqa: PLC0415 - an optional part
+
+    return MemoryDriver(AsyncMongoMockClient(mock_mongo_client=database), config, "memory://")

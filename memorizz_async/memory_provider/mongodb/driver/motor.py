@@ -1,0 +1,42 @@
+"""What Motor does differently from PyMongo Async."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from memorizz_async.memory_provider.mongodb.driver.change_stream import (
+    ThreadedStream,
+    stream_options,
+)
+from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
+from memorizz_async.memory_provider.mongodb.protocol import Document
+
+
+class MotorDriver(MongoDriver):
+    name = "motor"
+
+    async def _aggregate(
+        self, collection: str, pipeline: Sequence[Document], **options: Any
+    ) -> Any:
+        return self._database[collection].aggregate(list(pipeline), **options)
+
+    async def _start_session(self) -> Any:
+        return await self._client.start_session()
+
+    async def _open_stream(
+        self, pipeline: Sequence[Document], resume_after: Document | None
+    ) -> Any:
+        # Motor would take a thread of its pool for each single change, and keep one for ever.
+        return await ThreadedStream.open(
+            self._watched().delegate, pipeline, stream_options(resume_after)
+        )
+
+    async def _next_changes(self, stream: Any) -> list[Document]:
+        changes: list[Document] = await stream.next_changes()
+        return changes
+
+    async def close(self) -> None:
+        # Motor closes on the calling thread: it says goodbye to the server and joins its monitors.
+        await asyncio.to_thread(self._client.close)

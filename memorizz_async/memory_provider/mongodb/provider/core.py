@@ -1,0 +1,88 @@
+"""What every part of the provider stands on: its configuration, its connections, its embedder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from memorizz_async.config import MongoDBConfig
+from memorizz_async.deadline import CallTime
+from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.batch import BatchSearch
+from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
+from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
+from memorizz_async.memory_provider.mongodb.filters import fields_by_type
+from memorizz_async.memory_provider.mongodb.hybrid import Recall
+from memorizz_async.memory_provider.mongodb.rows import collection_names
+from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
+from memorizz_async.retrieval.reranking import Reranker
+
+if TYPE_CHECKING:
+    from memorizz_async.embeddings.adapters import ManagedEmbedder
+    from memorizz_async.embeddings.protocol import Embedder
+
+
+class ProviderCore:
+    """One database and its sessions, one a loop; see AsyncMongoDBProvider for the arguments."""
+
+    def __init__(
+        self,
+        config: MongoDBConfig | None = None,
+        *,
+        embedding_provider: Any = None,
+        reranker: Reranker | None = None,
+    ) -> None:
+        if config is not None and not isinstance(config, MongoDBConfig):
+            raise ConfigurationError(
+                "config must be a MongoDBConfig",
+                seen=f"a {type(config).__name__}",
+                fix='write AsyncMongoDBProvider(MongoDBConfig("mongodb://…"))',
+            )
+        self.config = config or MongoDBConfig()
+        self._collections = collection_names(self.config.collections)
+        self._connection = Connection(self.config)
+        self._filter_fields = fields_by_type(self.config.filter_fields)
+        self._search = VectorSearch(self.config)
+        self._recall = Recall(self.config, reranker)
+        self._batches = BatchSearch(self.config, self._collections, self._search, self._recall)
+        self._given_embedder = embedding_provider
+        self._embedder: ManagedEmbedder | None = None
+        self._dimensions = Dimensions(self.config.dimensions)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._connection.closed else "open"
+        return f"<{type(self).__name__} {state} {self.config!r}>"
+
+    async def __aenter__(self) -> Self:
+        await self._connection.session()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close_async()
+
+    async def close_async(self) -> None:
+        """Write what is left in the background, close every client, give up `local`. Idempotent."""
+        try:
+            await self._connection.close()
+        finally:
+            # A wrapper around what we were lent is ours to close; what we were lent is not.
+            if self._embedder is not None and self._embedder is not self._given_embedder:
+                await self._embedder.close_async()
+
+    @property
+    def embedder(self) -> Embedder:
+        """What embeds texts for this provider; made on first need."""
+        # Here, so that a database without an embedder needs no embedding library.
+        from memorizz_async import embeddings  # noqa: PLC0415
+
+        given = self._given_embedder
+        if given is None:  # asked for each time: somebody may have shut the shared one down
+            return embeddings.get_async_embedding_provider()
+        if self._embedder is None:
+            self._embedder = embeddings.as_embedder(given)
+        return self._embedder
+
+    def _call(self, timeout_ms: int | None) -> CallTime:
+        return CallTime(timeout_ms, self.config.timeout_ms)
+
+    async def _session(self, call: CallTime) -> LoopSession:
+        return await call.within("opening the database", self._connection.session)
