@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from memorizz_async import DatabaseError
@@ -32,6 +34,28 @@ def test_each_is_explained(code: int, words: str, what: str) -> None:
     assert what in explained.what
     assert words in str(explained)
     assert (explained.code, bool(explained.fix)) == (code, True)
+
+
+def test_an_old_servers_filter_is_known_by_its_code() -> None:
+    """It is no trouble with the index: the same search goes another way."""
+    refused = DatabaseError("x", seen="not supported for $vectorSearch: EXISTS", code=7828300)
+    assert atlas.takes_no_exists(refused)
+    assert atlas.trouble(refused) is None
+    assert not atlas.takes_no_exists(DatabaseError("x", code=8))
+
+
+@pytest.mark.parametrize(
+    ("scope", "asks"),
+    [
+        ({"memory_id": "m", "user_id": "u"}, False),
+        ({"memory_id": "m", "user_id": None}, True),
+        ({"memory_id": None}, True),
+        ({"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]}, True),
+    ],
+)
+def test_scopes_that_hold_nobodys_rows_are_known(scope: dict[str, Any], asks: bool) -> None:
+    """Only those need more of a server than equality."""
+    assert atlas.asks_for_nobodys(scope) is asks
 
 
 @pytest.mark.parametrize("code", sorted(atlas.NO_SEARCH_CODES))

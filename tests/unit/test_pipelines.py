@@ -352,6 +352,31 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         [("memory_id", 1), ("session_id", 1), ("turn", -1)],
     ),
     (
+        p.index_scope,
+        lambda: p.index_scope({"memory_id": "m", "user_id": "u"}),
+        {"memory_id": "m", "user_id": "u"},
+    ),
+    (
+        p.index_scope,
+        lambda: p.index_scope({"memory_id": None}),
+        {"$or": [{"memory_id": None}, {"memory_id": {"$exists": False}}]},
+    ),
+    (
+        p.index_scope,
+        lambda: p.index_scope(SCOPE),
+        {
+            "$and": [
+                {"memory_id": "m"},
+                {
+                    "$or": [
+                        {"user_id": "u"},
+                        {"$or": [{"user_id": None}, {"user_id": {"$exists": False}}]},
+                    ]
+                },
+            ]
+        },
+    ),
+    (
         p.context_update,
         lambda: p.context_update("a\nb", NOW),
         {"$set": {"context": "a\nb", "updated_at": NOW}},

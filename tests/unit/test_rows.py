@@ -231,6 +231,26 @@ def test_a_row_leaves_the_api_as_plain_python() -> None:
     assert public_row({"_id": "a", "embedding": None}, "S")["embedding"] is None
 
 
+@pytest.mark.parametrize(
+    ("row", "content"),
+    [
+        ({"content": "Ada sails.", "name": "x"}, "Ada sails."),
+        ({"content": {"status": "active"}}, {"status": "active"}),
+        ({"content": None, "name": "x"}, ""),
+        ({"name": "deploy", "description": "roll out", "steps": {}}, "deploy. roll out"),
+        ({"name": "Bo", "role": "helper", "goals": "Be kind.", "background": ""}, "Bo. Be kind."),
+        (
+            {"name": "Ada", "attributes": [{"name": "allergy", "value": "nuts"}, {"name": "x"}]},
+            "Ada. allergy: nuts",
+        ),
+        ({"name": 5, "attributes": "none"}, ""),
+    ],
+)
+def test_a_row_without_content_says_what_it_is(row: dict[str, Any], content: Any) -> None:
+    """Memorizz's workflows, personas and entities have none, and are read all the same."""
+    assert public_row({"_id": "a", **row}, "WORKFLOW_MEMORY")["content"] == content
+
+
 def test_a_stored_type_does_not_hide_the_one_that_was_asked_for() -> None:
     """`memory_type` of a hit is the name that the caller used."""
     assert public_row({"_id": "a", "memory_type": "mine"}, "SUMMARIES")["memory_type"] == (

@@ -16,6 +16,7 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.errors import UnsupportedOperationError
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
+from memorizz_async.memory_provider.mongodb.spoken import content_of
 from memorizz_async.memory_provider.mongodb.text_search import (
     NAME,
     TextAnswer,
@@ -76,7 +77,7 @@ class Recall:
             return await self._found(driver, vectors, query, request)
         pool = min(MAX_LIMIT, max(_RERANKED_AT_LEAST, _RERANKED_TIMES * request.limit))
         answer = await self._found(driver, vectors, query, _wider(request, pool))
-        texts = [str(row.get("content") or "") for row, _ in answer.rows]
+        texts = [str(content_of(row)) for row, _ in answer.rows]
         work = partial(best_order, self._reranker, query.words, texts)
         with step(request.trace, "reranking"):
             order = (await call.within("reranking", work))[: request.limit]

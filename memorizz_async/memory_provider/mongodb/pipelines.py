@@ -30,6 +30,24 @@ def all_of(*conditions: Mapping[str, Any]) -> Document:
     return present[0] if len(present) == 1 else {"$and": present}
 
 
+def index_scope(scope: Mapping[str, Any]) -> Document:
+    """A scope as the filter of `$vectorSearch`, with the meaning that `find` gives it.
+
+    To `find` a missing field is null; to the index it is nothing at all. memorizz leaves `user_id`
+    and `memory_id` out of many rows that have none.
+    """
+    owners: Document = {}
+    conditions: list[Document] = []
+    for path, wanted in scope.items():
+        if path == "$or":
+            conditions.append({"$or": [index_scope(part) for part in wanted]})
+        elif wanted is None:
+            conditions.append({"$or": [{path: None}, {path: {"$exists": False}}]})
+        else:
+            owners[path] = wanted
+    return all_of(owners, *conditions)
+
+
 def scan_filter(scope: Mapping[str, Any], now: datetime) -> Document:
     """Rows of the scope that have a vector."""
     return all_of(scope, any_embedded_filter(), alive(now))

@@ -15,6 +15,7 @@ from bson.errors import BSONError
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError, StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.scope import Scope
+from memorizz_async.memory_provider.mongodb.spoken import content_of
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
 Row = dict[str, Any]
@@ -183,7 +184,7 @@ def public_row(row: Row, memory_type: str) -> Row:
     """The row as it leaves the API: ids as strings, vectors as `list[float]`."""
     shown: Row = {
         "_id": public_id(row["_id"]),
-        "content": row.get("content") or "",
+        "content": content_of(row),
         "memory_id": row.get("memory_id"),
         "user_id": row.get("user_id"),
         "memory_type": memory_type,

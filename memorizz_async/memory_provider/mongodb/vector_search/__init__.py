@@ -34,6 +34,9 @@ _BELIEVE_S = 300.0
 may have been given another similarity meanwhile, which no answer shows."""
 
 
+_NO_EXISTS = "$vectorSearch of this age of server cannot ask for rows that have no owner"
+
+
 class VectorSearch:
     """Chooses the strategy of each search, and remembers what the server can do.
 
@@ -58,6 +61,7 @@ class VectorSearch:
         self._usable_until: dict[_Need, float] = {}
         self._left_alone: dict[_Need, tuple[float, str]] = {}
         self._said: set[str] = set()
+        self._no_exists = False
         self._written: dict[str, Timestamp] = {}
         self._written_lock = threading.Lock()  # a provider may be used from loops in many threads
 
@@ -102,6 +106,8 @@ class VectorSearch:
         """
         if self._no_search is not None:
             return self._no_search
+        if self._no_exists and self._strategy == "auto" and atlas.asks_for_nobodys(request.scope):
+            return _NO_EXISTS
         need, now = _need(request), time.monotonic()
         if now < self._usable_until.get(need, 0.0):
             return None
@@ -144,11 +150,21 @@ class VectorSearch:
     async def _by_index(self, driver: Driver, request: SearchRequest) -> SearchAnswer | str:
         """The answer of the index, or why another strategy has to give it."""
         try:
-            answer = await atlas.search(driver, request, self.index_name)
+            answer = await atlas.search(
+                driver, request, self.index_name, exists=not self._no_exists
+            )
         except DatabaseError as error:
-            return self._given_up(driver, request, error)
-        if answer.rows:
-            return answer
+            if self._no_exists or not atlas.takes_no_exists(error):
+                return self._given_up(driver, request, error)
+            self._no_exists = True
+            log.info("%s: searching exactly for those", _NO_EXISTS)
+            return _NO_EXISTS if self._strategy == "auto" else await self._by_index(driver, request)
+        return answer if answer.rows else await self._believed(driver, request, answer)
+
+    async def _believed(
+        self, driver: Driver, request: SearchRequest, empty: SearchAnswer
+    ) -> SearchAnswer | str:
+        """The empty answer where the scope holds nothing; else why another strategy has to answer."""
         with step(request.trace, "is there really nothing?"):
             there = await driver.find(
                 request.collection,
@@ -158,12 +174,12 @@ class VectorSearch:
                 deadline=request.deadline,
             )
             if not there:
-                return answer
+                return empty
             why_not = await self._look(driver, request)
         if why_not is not None:
             return why_not
         if self._strategy == "atlas":
-            return answer
+            return empty
         return f"{self.index_name!r} has not caught up with the rows of this scope"
 
     def _given_up(self, driver: Driver, request: SearchRequest, error: DatabaseError) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from memorizz_async.errors import DatabaseError
 from memorizz_async.memory_provider.mongodb.filters import for_vector_search
 from memorizz_async.memory_provider.mongodb.pipelines import (
     SCORE_FIELD,
     all_of,
+    index_scope,
     vector_search_pipeline,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -22,6 +26,10 @@ NAME = "atlas"
 NO_SEARCH_CODES = frozenset({59, 115, 31082, 40324, 6047401})
 """What servers of each age answer where there is no vector search: CommandNotFound,
 CommandNotSupported, SearchNotEnabled, unknown stage, "only allowed on MongoDB Atlas"."""
+
+_NOT_IN_A_FILTER = 7828300
+"""What mongod of the 6.0 and 7.0 days answers to an operator, `$exists` among them, that its
+`$vectorSearch` does not take."""
 
 _ENSURE = "run ensure_indexes_async()"
 _FROM_MONGOT: tuple[tuple[str, str, str], ...] = (
@@ -83,8 +91,23 @@ def trouble(error: DatabaseError) -> DatabaseError | None:
     return None
 
 
-async def search(driver: Driver, request: SearchRequest, index: str) -> SearchAnswer:
+def takes_no_exists(error: DatabaseError) -> bool:
+    """Whether the error says that filters here cannot ask for rows that lack a field."""
+    return error.code == _NOT_IN_A_FILTER
+
+
+def asks_for_nobodys(scope: Mapping[str, Any]) -> bool:
+    """Whether rows without a `memory_id` or without a `user_id` are in the scope."""
+    return index_scope(scope) != scope
+
+
+async def search(
+    driver: Driver, request: SearchRequest, index: str, *, exists: bool = True
+) -> SearchAnswer:
     """The best rows of the scope and the filter, by the index: approximate, unless `exact`.
+
+    exists: whether filters here take `$exists`. Without it rows that lack a field are not found
+        where None asks for them; those with a null are.
 
     Raises DatabaseError; see `trouble`.
     """
@@ -95,7 +118,10 @@ async def search(driver: Driver, request: SearchRequest, index: str) -> SearchAn
                 index=index,
                 query_vector=to_bson(request.vector),
                 scope=request.conditions,
-                search_filter=all_of(request.scope, for_vector_search(request.filter)),
+                search_filter=all_of(
+                    index_scope(request.scope) if exists else request.scope,
+                    for_vector_search(request.filter),
+                ),
                 limit=request.limit,
                 now=request.now,
                 include_embedding=request.include_embedding,

@@ -79,7 +79,10 @@ async def _until_found(
     try:
         while True:
             some = sorted(waiting, key=str)[:_AT_ONCE]
-            asked = replace(request, filter=parse_filter({"_id": {"$in": some}}, ("_id",)))
+            # The ids were looked up in the scope; it need not be asked again.
+            asked = replace(
+                request, scope={}, filter=parse_filter({"_id": {"$in": some}}, ("_id",))
+            )
             answer = await atlas.search(driver, asked, search.index_name)
             waiting -= {row["_id"] for row, _ in answer.rows}
             if not waiting:
