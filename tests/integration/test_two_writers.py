@@ -46,7 +46,7 @@ def atlas(mongod: Any) -> Iterator[AtlasStandin]:
 
 @pytest.fixture
 def theirs(atlas: AtlasStandin, db_name: str) -> Iterator[Any]:
-    """Memorizz's provider, which has made its collections and its search indexes."""
+    """The provider of memorizz, which has made its collections and its search indexes."""
     with memorizz_provider(atlas.uri, db_name) as provider:
         yield provider
 
@@ -222,7 +222,7 @@ async def test_their_entities_say_what_is_known_of_them(theirs: Any, found: Foun
 async def test_our_rows_are_recalled_by_memorizz(
     theirs: Any, ours: AsyncMongoDBProvider, atlas: AtlasStandin
 ) -> None:
-    """By meaning through its index, by id, and as a history: our vectors are BinData, its arrays."""
+    """By meaning through its index, by id, and as a history, beside its own."""
     row_id = await ours.store_async(
         {"content": "Ada sails.", "role": "user", "timestamp": DAY, "thread_id": "t1"},
         TURNS,

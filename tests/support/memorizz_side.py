@@ -1,4 +1,4 @@
-"""memorizz's own side of a shared database: its MongoDBProvider, and an embedder as it wants one."""
+"""The side of memorizz in a shared database: its MongoDBProvider, and an embedder for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CountingManager:
 
 @contextmanager
 def memorizz_provider(uri: str, db_name: str) -> Iterator[MongoDBProvider]:
-    """Memorizz's provider on a database, with its collections and, where there is search, indexes.
+    """The provider of memorizz on a database, with its collections and search indexes.
 
     Its global embedding manager is ours as long as the block runs.
     """

@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length) or b"{}")
         try:
             reply = self.owner.reply(self.path, body)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test shall see it
             self.owner.failures.append(error)
             self._send(500, {"error": {"message": str(error), "type": "server_error"}})
             return
@@ -190,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *_: Any) -> None:
         """Nothing: a test reads `asked`."""
 
 

@@ -247,7 +247,7 @@ def test_a_row_leaves_the_api_as_plain_python() -> None:
     ],
 )
 def test_a_row_without_content_says_what_it_is(row: dict[str, Any], content: Any) -> None:
-    """Memorizz's workflows, personas and entities have none, and are read all the same."""
+    """Workflows, personas and entities of memorizz have none, and are read all the same."""
     assert public_row({"_id": "a", **row}, "WORKFLOW_MEMORY")["content"] == content
 
 

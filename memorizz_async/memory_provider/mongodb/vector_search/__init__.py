@@ -164,7 +164,7 @@ class VectorSearch:
     async def _believed(
         self, driver: Driver, request: SearchRequest, empty: SearchAnswer
     ) -> SearchAnswer | str:
-        """The empty answer where the scope holds nothing; else why another strategy has to answer."""
+        """The empty answer where there is nothing; else why another strategy has to answer."""
         with step(request.trace, "is there really nothing?"):
             there = await driver.find(
                 request.collection,
