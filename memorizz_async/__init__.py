@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         UnsupportedOperationError,
         WriteError,
     )
-    from memorizz_async.memory_provider.mongodb import UNSET, AsyncMongoDBProvider
+    from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET, AsyncMongoDBProvider
     from memorizz_async.memory_unit import MemoryUnit
     from memorizz_async.results import (
         BatchResults,
@@ -102,7 +102,7 @@ _HOMES = {
         "UnsupportedOperationError",
         "WriteError",
     ),
-    "memorizz_async.memory_provider.mongodb": ("UNSET", "AsyncMongoDBProvider"),
+    "memorizz_async.memory_provider.mongodb": ("EVERY_TENANT", "UNSET", "AsyncMongoDBProvider"),
     "memorizz_async.memory_unit": ("MemoryUnit",),
     "memorizz_async.results": (
         "BatchResults",
@@ -119,6 +119,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "EVERY_TENANT",
     "UNSET",
     "ApplicationMode",
     "AsyncEmbeddingProvider",

@@ -2,6 +2,6 @@
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
-from memorizz_async.memory_provider.mongodb.scope import UNSET
+from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET
 
-__all__ = ["UNSET", "AsyncMongoDBProvider", "MongoDBConfig"]
+__all__ = ["EVERY_TENANT", "UNSET", "AsyncMongoDBProvider", "MongoDBConfig"]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from memorizz_async.memory_provider.mongodb.provider.deleting import Deleting
+from memorizz_async.memory_provider.mongodb.provider.editing import Editing
+from memorizz_async.memory_provider.mongodb.provider.listing import Listing
 from memorizz_async.memory_provider.mongodb.provider.maintaining import Maintaining
+from memorizz_async.memory_provider.mongodb.provider.putting import Putting
 from memorizz_async.memory_provider.mongodb.provider.reading import Reading
 from memorizz_async.memory_provider.mongodb.provider.recalling import Recalling
 from memorizz_async.memory_provider.mongodb.provider.storing import Storing
 
 
-class AsyncMongoDBProvider(Storing, Reading, Recalling, Maintaining):
+class AsyncMongoDBProvider(
+    Storing, Putting, Reading, Listing, Editing, Deleting, Recalling, Maintaining
+):
     """The memories of one database.
 
     Constructing it does no I/O. It opens on first use (or on `async with`), keeps a client for each

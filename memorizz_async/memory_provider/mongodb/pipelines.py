@@ -158,13 +158,14 @@ def vector_search_pipeline(
     would not match null.
     """
     candidates = num_candidates or min(MAX_CANDIDATES, max(100, 20 * limit))
+    condition = scope if search_filter is None else search_filter
     pipeline: list[Document] = [
         {
             "$vectorSearch": {
                 "index": index,
                 "path": "embedding",
                 "queryVector": query_vector,
-                "filter": dict(scope if search_filter is None else search_filter),
+                **({"filter": dict(condition)} if condition else {}),
                 **({"exact": True} if exact else {"numCandidates": candidates}),
                 "limit": limit,
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bson import Timestamp
@@ -11,6 +11,8 @@ from bson import Timestamp
 from memorizz_async.deadline import Deadline
 
 Document = dict[str, Any]
+Sort = Sequence[tuple[str, int]]
+"""Fields to order by, the first first: 1 the smallest first, -1 the largest."""
 
 DUPLICATE_KEY = 11000
 """MongoDB's code for a row that a unique index does not take."""
@@ -34,6 +36,62 @@ class InsertOutcome:
     """
 
     refused: Mapping[int, Refusal]
+    at: Timestamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Write a row that is not there yet."""
+
+    row: Document
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Write a row in place of the one that the query finds; with `upsert` also where there is none.
+
+    The row has no `_id`, or the one that is found.
+    """
+
+    query: Document
+    row: Document
+    upsert: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change one row that the query finds, or, with `many`, all of them."""
+
+    query: Document
+    update: Document
+    many: bool = False
+    upsert: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete one row that the query finds, or, with `many`, all of them."""
+
+    query: Document
+    many: bool = False
+
+
+Write = Insert | Replace | Update | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutcome:
+    """What became of some writes.
+
+    matched: rows that were found to be replaced or changed, whether or not that altered them.
+    refused: writes that the server did not carry out, by their position; at: as in InsertOutcome.
+    """
+
+    matched: int = 0
+    upserted: int = 0
+    inserted: int = 0
+    deleted: int = 0
+    refused: Mapping[int, Refusal] = field(default_factory=dict)
     at: Timestamp | None = None
 
 
@@ -73,6 +131,8 @@ class Driver(Protocol):
         *,
         projection: Document | None = None,
         limit: int = 0,
+        skip: int = 0,
+        sort: Sort = (),
         deadline: Deadline,
     ) -> list[Document]: ...
 
@@ -98,6 +158,10 @@ class Driver(Protocol):
     async def insert_many(
         self, collection: str, rows: Sequence[Document], *, deadline: Deadline
     ) -> InsertOutcome: ...
+
+    async def write_many(
+        self, collection: str, writes: Sequence[Write], *, ordered: bool = True, deadline: Deadline
+    ) -> WriteOutcome: ...
 
     async def update_many(
         self, collection: str, query: Document, update: Document, *, deadline: Deadline

@@ -34,11 +34,7 @@ def draft(memory: str | Mapping[str, Any]) -> Row:
             "A memory must be a string or a mapping of fields", seen=f"a {type(memory).__name__}"
         )
     fields = dict(memory)
-    for name in fields:
-        if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
-            raise InvalidInputError(
-                "A field of a memory has a name that MongoDB does not take", seen=repr(name)
-            )
+    check_names(fields)
     content = fields.get("content")
     if content is not None and not isinstance(content, str):
         raise InvalidInputError("content must be a string", seen=f"a {type(content).__name__}")
@@ -51,8 +47,17 @@ def draft(memory: str | Mapping[str, Any]) -> Row:
     _check_importance(fields.get("importance"))
     _check_expiry(fields.get("expires_at"))
     _check_identity(fields.get("_id"), fields.get("dedup_key"))
-    _check_storable(fields)
+    check_storable(fields)
     return fields
+
+
+def check_names(fields: Row) -> None:
+    """Raise InvalidInputError for a name that a field cannot have."""
+    for name in fields:
+        if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
+            raise InvalidInputError(
+                "A field of a memory has a name that MongoDB does not take", seen=repr(name)
+            )
 
 
 def _check_importance(importance: Any) -> None:
@@ -85,8 +90,11 @@ def _check_identity(row_id: Any, dedup_key: Any) -> None:
         )
 
 
-def _check_storable(fields: Row) -> None:
-    """BSON takes not every value. Seen only while writing, it would stop a write half-way."""
+def check_storable(fields: Row) -> None:
+    """Raise InvalidInputError for a value that BSON does not take, or too much of it.
+
+    Seen only while writing, it would stop a write half-way.
+    """
     storable = {name: value for name, value in fields.items() if name != "embedding"}
     size = _bson_size(storable)
     if size is not None and size <= _LARGEST:

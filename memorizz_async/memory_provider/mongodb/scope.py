@@ -23,8 +23,21 @@ class _Unset(Enum):
 UNSET: Final = _Unset.UNSET
 """An argument that was left out, which is not the same as None."""
 
-Scoped = str | None | Literal[_Unset.UNSET]
-"""A string: that tenant. None: rows that have none. UNSET: no condition on this field."""
+
+class _Every(Enum):
+    TENANT = "every tenant"
+
+    def __repr__(self) -> str:
+        return "EVERY_TENANT"
+
+
+EVERY_TENANT: Final = _Every.TENANT
+"""Said in place of a `memory_id` or a `user_id`: rows of every tenant are meant. It is for whoever
+runs the database: nothing stands for it, and no call means it by leaving an argument out."""
+
+Scoped = str | None | Literal[_Unset.UNSET, _Every.TENANT]
+"""A string: that tenant. None: rows that have none. UNSET: no condition on this field.
+EVERY_TENANT: none either, and said aloud, so that the other field may be unset, too."""
 
 
 def is_unicode(text: str) -> bool:
@@ -40,7 +53,8 @@ def is_unicode(text: str) -> bool:
 class Scope:
     """The tenant of a call: a `memory_id`, a `user_id`, or both.
 
-    At least one must be given: a call that names neither would reach every tenant's rows.
+    At least one must be given: a call that names neither would reach every tenant's rows, which is
+    meant only where it says EVERY_TENANT.
     """
 
     memory_id: Scoped = UNSET
@@ -49,7 +63,7 @@ class Scope:
     def __post_init__(self) -> None:
         for name in ("memory_id", "user_id"):
             value = getattr(self, name)
-            if value is UNSET or value is None:
+            if value is UNSET or value is EVERY_TENANT or value is None:
                 continue
             # A dict here would be a query operator, and reach other tenants.
             if not isinstance(value, str) or not value:
@@ -71,21 +85,37 @@ class Scope:
         """The filter of this scope, of operators that `$vectorSearch` accepts too.
 
         In the agent-wide stores a user also sees the rows of a `memory_id` that have no user, as in
-        memorizz. Without a `memory_id` those would be every tenant's, so that it sees its own only.
+        memorizz. Without a `memory_id` those would be every tenant's, so that it sees its own only,
+        unless the call says that every tenant's are meant.
         """
-        conditions: dict[str, Any] = {}
-        if self.memory_id is not UNSET:
-            conditions["memory_id"] = self.memory_id
+        conditions = self.owned()
         is_shared = memory_type.is_agent_wide and self.memory_id is not UNSET
         if isinstance(self.user_id, str) and is_shared:
+            del conditions["user_id"]
             conditions["$or"] = [{"user_id": self.user_id}, {"user_id": None}]
-        elif self.user_id is not UNSET:
-            conditions["user_id"] = self.user_id
         return conditions
 
-    def fields(self) -> dict[str, str | None]:
-        """What a new row of this scope carries; None is written out, so that search can find it."""
+    def owned(self) -> dict[str, Any]:
+        """The filter of the rows that are this tenant's own: those that it may change.
+
+        A row without a user serves every user of its `memory_id`, and is none of theirs to change.
+        """
+        whose = {"memory_id": self.memory_id, "user_id": self.user_id}
         return {
-            "memory_id": None if self.memory_id is UNSET else self.memory_id,
-            "user_id": None if self.user_id is UNSET else self.user_id,
+            name: value
+            for name, value in whose.items()
+            if value is not UNSET and value is not EVERY_TENANT
         }
+
+    def fields(self) -> dict[str, str | None]:
+        """What a new row of this scope carries; None is written out, so that search can find it.
+
+        Raises ScopeError for EVERY_TENANT: a row has one.
+        """
+        if EVERY_TENANT in (self.memory_id, self.user_id):
+            raise ScopeError(
+                "A new memory belongs to one tenant",
+                seen="EVERY_TENANT",
+                fix="pass memory_id, user_id or both",
+            )
+        return {"memory_id": None, "user_id": None, **self.owned()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,11 +19,18 @@ from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.server import mapped
 from memorizz_async.memory_provider.mongodb.driver.translation import memory_cannot, refusal_of
 from memorizz_async.memory_provider.mongodb.protocol import (
+    DUPLICATE_KEY,
     ChangeBatch,
+    Delete,
     Document,
     Driver,
+    Insert,
     InsertOutcome,
     Refusal,
+    Replace,
+    Update,
+    Write,
+    WriteOutcome,
 )
 
 
@@ -65,6 +73,44 @@ class MemoryDriver(MotorDriver):
             entries = (error.details or {}).get("writeErrors", [])
             refused = {entry["index"]: refusal_of(entry) for entry in entries}
         return InsertOutcome(refused)
+
+    @mapped
+    async def write_many(
+        self, collection: str, writes: Sequence[Write], *, ordered: bool = True, deadline: Deadline
+    ) -> WriteOutcome:
+        """One by one: mongomock's bulk does not take what PyMongo gives it."""
+        counts: Counter[str] = Counter()
+        refused: dict[int, Refusal] = {}
+        for position, write in enumerate(writes):
+            try:
+                await self._write(self._database[collection], write, counts)
+            except driver_errors.DuplicateKeyError as error:
+                refused[position] = refusal_of({"code": error.code or DUPLICATE_KEY})
+                if ordered:
+                    break
+        return WriteOutcome(
+            matched=counts["matched"],
+            upserted=counts["upserted"],
+            inserted=counts["inserted"],
+            deleted=counts["deleted"],
+            refused=refused,
+        )
+
+    async def _write(self, target: Any, write: Write, counts: Counter[str]) -> None:
+        match write:
+            case Insert(row):
+                await target.insert_one(row)
+                counts["inserted"] += 1
+            case Replace(query, row, upsert):
+                result = await target.replace_one(query, row, upsert=upsert)
+                counts.update(matched=result.matched_count, upserted=bool(result.upserted_id))
+            case Update(query, update, many, upsert):
+                method = target.update_many if many else target.update_one
+                result = await method(query, update, upsert=upsert)
+                counts.update(matched=result.matched_count, upserted=bool(result.upserted_id))
+            case Delete(query, many):
+                method = target.delete_many if many else target.delete_one
+                counts["deleted"] += (await method(query)).deleted_count
 
     @mapped
     async def command(self, command: Document, *, deadline: Deadline) -> Document:

@@ -19,6 +19,7 @@ from bson import Timestamp
 from pymongo import errors as driver_errors
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
+from pymongo.write_concern import WriteConcern
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -35,11 +36,15 @@ from memorizz_async.memory_provider.mongodb.driver.translation import (
     refusal_of,
     translate,
 )
+from memorizz_async.memory_provider.mongodb.driver.writes import operation_of, outcome_of
 from memorizz_async.memory_provider.mongodb.protocol import (
     ChangeBatch,
     Document,
     InsertOutcome,
     Refusal,
+    Sort,
+    Write,
+    WriteOutcome,
 )
 
 P = ParamSpec("P")
@@ -99,12 +104,15 @@ class MongoDriver:
         *,
         projection: Document | None = None,
         limit: int = 0,
+        skip: int = 0,
+        sort: Sort = (),
         deadline: Deadline,
     ) -> list[Document]:
         with self._bounded(f"find in {collection!r}", deadline):
             cursor = self._database[collection].find(
-                query, projection, limit=limit, batch_size=_ROWS_A_BATCH
-            )
+                query, projection, limit=limit, skip=skip, sort=list(sort) or None,
+                batch_size=_ROWS_A_BATCH,
+            )  # fmt: skip
             rows: list[Document] = await cursor.to_list(None)
             return rows
 
@@ -237,6 +245,25 @@ class MongoDriver:
                     if not refused:  # a write concern failed: nothing says that rows are missing
                         raise
                 return InsertOutcome(refused, session.operation_time)
+
+    @mapped
+    async def write_many(
+        self, collection: str, writes: Sequence[Write], *, ordered: bool = True, deadline: Deadline
+    ) -> WriteOutcome:
+        operations = [operation_of(write) for write in writes]
+        with self._bounded(f"writing to {collection!r}", deadline):
+            target = self._database[collection]
+            if not target.write_concern.acknowledged:  # who edits asks what became of it
+                target = target.with_options(write_concern=WriteConcern(1))
+            async with await self._start_session() as session:
+                try:
+                    result = await target.bulk_write(operations, ordered=ordered, session=session)
+                    reply = result.bulk_api_result
+                except driver_errors.BulkWriteError as error:
+                    reply = error.details or {}
+                    if not reply.get("writeErrors"):  # a write concern failed
+                        raise
+                return outcome_of(reply, session.operation_time)
 
     @mapped
     async def update_many(

@@ -1,0 +1,100 @@
+"""The queries of listing and of editing rows, as pure functions from values to documents.
+
+What `pipelines` is to searching and storing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from memorizz_async.errors import InvalidFilterError
+from memorizz_async.memory_provider.mongodb.pipelines import alive, all_of
+from memorizz_async.memory_provider.mongodb.protocol import Document
+
+Where = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+"""Fields and the values that they must equal; of several such mappings any one. None is no
+condition. A value of None is a field that is null or missing."""
+
+BY_TIME = (("timestamp", -1), ("_id", -1))
+BY_CREATION = (("created_at", -1), ("_id", -1))
+
+TEXT_TIMES: Document = {"timestamp": {"$type": "string"}}
+DATE_TIMES: Document = {"timestamp": {"$type": "date"}}
+OTHER_TIMES: Document = {"$nor": [TEXT_TIMES, DATE_TIMES]}
+"""Three kinds of time, each ordered by itself: MongoDB puts every date behind every text."""
+
+
+def equal_to(where: Where) -> Document:
+    """Rows whose fields equal these values. Values are never operators, whatever they look like.
+
+    Raises InvalidFilterError for a name that is no field.
+    """
+    if where is None:
+        return {}
+    if isinstance(where, Mapping):
+        return {_field(name): {"$eq": value} for name, value in where.items()}
+    alternatives = [equal_to(one) for one in where]
+    return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
+
+
+def _field(name: Any) -> str:
+    if isinstance(name, str) and name and not name.startswith("$") and "\0" not in name:
+        return name
+    raise InvalidFilterError(
+        "A condition names no field of a row",
+        seen=repr(name),
+        fix='write {"name": "value"}; operators are not taken here',
+    )
+
+
+def rows_filter(
+    scope: Mapping[str, Any],
+    where: Where = None,
+    *,
+    ids: Sequence[Any] | None = None,
+    now: datetime | None = None,
+) -> Document:
+    """Rows of a scope, of those ids, that equal `where`; with `now`, that have not expired."""
+    return all_of(
+        {} if ids is None else _among(ids),
+        scope,
+        equal_to(where),
+        {} if now is None else alive(now),
+    )
+
+
+def _among(ids: Sequence[Any]) -> Document:
+    """One id is said as itself: what is inserted because it is missing then gets it."""
+    return {"_id": ids[0]} if len(ids) == 1 else {"_id": {"$in": list(ids)}}
+
+
+def fields_update(fields: Mapping[str, Any], removed: Sequence[str] = ()) -> Document:
+    """Set fields, and take some off."""
+    update: Document = {"$set": dict(fields)}
+    if removed:
+        update["$unset"] = dict.fromkeys(removed, "")
+    return update
+
+
+def upsert_update(fields: Mapping[str, Any], where_new: Mapping[str, Any]) -> Document:
+    """Set fields; on a row that comes to be by this, also `where_new`, its `_id` among them."""
+    return {"$set": dict(fields), "$setOnInsert": dict(where_new)}
+
+
+def expired_rows_filter(scope: Mapping[str, Any], before: datetime) -> Document:
+    """Rows of a scope whose time was over by then."""
+    return all_of(scope, {"expires_at": {"$lt": before}})
+
+
+def uncounted_filter(ids: Sequence[Any], scope: Mapping[str, Any]) -> Document:
+    """Rows whose `access_count` is no number, which nothing can be added to."""
+    return all_of(
+        {"_id": {"$in": list(ids)}}, scope, {"access_count": {"$not": {"$type": "number"}}}
+    )
+
+
+def access_update(at: str) -> Document:
+    """What being used once, at that time, changes on a row, in memorizz's words."""
+    return {"$inc": {"access_count": 1}, "$set": {"last_accessed_at": at}}

@@ -1,0 +1,60 @@
+"""What every change of stored rows goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from memorizz_async.deadline import CallTime
+from memorizz_async.enums import MemoryType
+from memorizz_async.errors import DuplicateMemoryError, WriteError
+from memorizz_async.memory_provider.mongodb.protocol import (
+    DUPLICATE_KEY,
+    Refusal,
+    Write,
+    WriteOutcome,
+)
+from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
+
+
+class Changing(ProviderCore):
+    """Writes that are sent, made known to the searches, and reported.
+
+    A call changes only rows that carry exactly the tenant that it names.
+    """
+
+    async def _write(
+        self, kind: MemoryType, writes: Sequence[Write], call: CallTime, *, ordered: bool = True
+    ) -> WriteOutcome:
+        driver = (await self._session(call)).driver
+        collection = self._collections[kind]
+        outcome = await driver.write_many(
+            collection, writes, ordered=ordered, deadline=call.for_database()
+        )
+        if outcome.at is not None:
+            self._search.written(collection, outcome.at)
+        return outcome
+
+    def _raise_refused(self, kind: MemoryType, ids: Sequence[str], outcome: WriteOutcome) -> None:
+        if outcome.refused:
+            raise self._refused(kind, ids, outcome.refused)
+
+    def _refused(
+        self, kind: MemoryType, ids: Sequence[str], refused: Mapping[int, Refusal]
+    ) -> DuplicateMemoryError | WriteError:
+        collection = self._collections[kind]
+        position, first = next(iter(refused.items()))
+        if len(ids) == 1 and first.code == DUPLICATE_KEY:
+            return DuplicateMemoryError(
+                f"{collection!r} holds another row with this _id, or one that a unique index knows",
+                seen=ids[position],
+                fix="leave _id out, or name the tenant whose row it is",
+                code=first.code,
+            )
+        return WriteError(
+            f"{len(refused)} of {len(ids)} rows were not written to {collection!r}",
+            failed={at: refusal.reason for at, refusal in refused.items()},
+            written_ids={at: row_id for at, row_id in enumerate(ids) if at not in refused},
+            seen=f"row {position}: {first.reason}",
+            fix="write those that `failed` names again; the others are stored",
+            code=first.code,
+        )

@@ -1,0 +1,78 @@
+"""Deleting rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from memorizz_async.enums import memory_type_of
+from memorizz_async.memory_provider.mongodb import edits
+from memorizz_async.memory_provider.mongodb.edits import Where
+from memorizz_async.memory_provider.mongodb.protocol import Delete
+from memorizz_async.memory_provider.mongodb.provider.changing import Changing
+from memorizz_async.memory_provider.mongodb.rows import stored_ids
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+
+
+class Deleting(Changing):
+    """Rows that go. A call that names no tenant deletes nothing, and raises ScopeError."""
+
+    async def delete_async(
+        self,
+        row_id: Any,
+        memory_type: Any,
+        *,
+        expected: Mapping[str, Any] | None = None,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> bool:
+        """Delete one row of the tenant; whether it was there.
+
+        expected: only if these fields still have these values. Raises ScopeError where no tenant is
+        named.
+        """
+        kind = memory_type_of(memory_type)
+        own = Scope(memory_id, user_id).owned()
+        query = edits.rows_filter(own, expected, ids=stored_ids(row_id))
+        outcome = await self._write(kind, [Delete(query)], self._call(timeout_ms))
+        return outcome.deleted == 1
+
+    async def delete_many_async(
+        self,
+        memory_type: Any,
+        *,
+        ids: Iterable[Any] | None = None,
+        where: Where = None,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> int:
+        """Delete the rows of the tenant, or those of these ids, or that equal `where`; how many.
+
+        Raises ScopeError where no tenant is named: everybody's rows are deleted only by saying
+        `memory_id=EVERY_TENANT`.
+        """
+        kind = memory_type_of(memory_type)
+        own = Scope(memory_id, user_id).owned()
+        wanted = None if ids is None else [form for one in ids for form in stored_ids(one)]
+        query = edits.rows_filter(own, where, ids=wanted)
+        outcome = await self._write(kind, [Delete(query, many=True)], self._call(timeout_ms))
+        return outcome.deleted
+
+    async def delete_expired_async(
+        self,
+        memory_type: Any,
+        *,
+        before: datetime | None = None,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> int:
+        """Delete the tenant's rows whose `expires_at` is over now, or was by `before`; how many."""
+        kind = memory_type_of(memory_type)
+        own = Scope(memory_id, user_id).owned()
+        query = edits.expired_rows_filter(own, before or datetime.now(UTC))
+        outcome = await self._write(kind, [Delete(query, many=True)], self._call(timeout_ms))
+        return outcome.deleted

@@ -1,0 +1,147 @@
+"""Reading rows in order, not by what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from memorizz_async.enums import MemoryType, memory_type_of
+from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb import edits
+from memorizz_async.memory_provider.mongodb.edits import Where
+from memorizz_async.memory_provider.mongodb.pipelines import all_of, row_projection
+from memorizz_async.memory_provider.mongodb.protocol import Document, Sort
+from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
+from memorizz_async.memory_provider.mongodb.rows import Row, public_row, stored_ids
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.stored_rows import as_stored
+from memorizz_async.slices import in_slices
+
+
+class Listing(ProviderCore):
+    """Rows of a scope, as many as there are."""
+
+    async def list_async(
+        self,
+        memory_type: Any,
+        *,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        ids: Iterable[Any] | None = None,
+        where: Where = None,
+        order_by: Sort = (),
+        limit: int | None = None,
+        skip: int = 0,
+        include_embedding: bool = False,
+        include_expired: bool = False,
+        as_stored: bool = False,
+        timeout_ms: int | None = None,
+    ) -> list[Row]:
+        """The rows of the scope, or those of these ids, or that equal `where`.
+
+        where: fields and the values that they must equal, or several such mappings, any of which
+            may hold. None as a value: null or missing. Any field, declared or not.
+        order_by: pairs of a field and 1 (the smallest first) or -1; without it, as they are found.
+        limit, skip: how many, from which one on; None is all of them.
+        as_stored: rows with the fields that they have, for programs that know them; otherwise they
+            look as every memory of ours does.
+
+        Raises ScopeError where no tenant is named, InvalidFilterError.
+        """
+        kind = memory_type_of(memory_type)
+        query = edits.rows_filter(
+            Scope(memory_id, user_id).filter(kind),
+            where,
+            ids=None if ids is None else [form for one in ids for form in stored_ids(one)],
+            now=None if include_expired else datetime.now(UTC),
+        )
+        call = self._call(timeout_ms)
+        session = await self._session(call)
+        rows = await session.driver.find(
+            self._collections[kind], query, projection=row_projection(include_embedding),
+            limit=_count("limit", limit, 1), skip=_count("skip", skip, 0), sort=order_by,
+            deadline=call.for_database(),
+        )  # fmt: skip
+        return await _shown(rows, kind, as_stored)
+
+    async def history_async(
+        self,
+        memory_type: Any = MemoryType.CONVERSATION_MEMORY,
+        *,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        where: Where = None,
+        limit: int | None = None,
+        include_embedding: bool = False,
+        include_expired: bool = False,
+        as_stored: bool = False,
+        timeout_ms: int | None = None,
+    ) -> list[Row]:
+        """The rows of the scope by their time, the oldest first; with a limit the last ones.
+
+        The time of a row is its `timestamp`, as ISO text or as a date, else its `created_at`. Text
+        is ordered by the moment that it names; without an offset it is taken for UTC. The other
+        arguments are as in list_async.
+        """
+        kind = memory_type_of(memory_type)
+        base = edits.rows_filter(
+            Scope(memory_id, user_id).filter(kind),
+            where,
+            now=None if include_expired else datetime.now(UTC),
+        )
+        most = _count("limit", limit, 1)
+        call = self._call(timeout_ms)
+        session = await self._session(call)
+        deadline = call.for_database()
+
+        async def of_kind(times: Document, order: Sort) -> list[Row]:
+            # The text of a time is in order but for offsets, which differ little in one memory.
+            return await session.driver.find(
+                self._collections[kind], all_of(base, times), sort=order, limit=most,
+                projection=row_projection(include_embedding), deadline=deadline,
+            )  # fmt: skip
+
+        found = await asyncio.gather(
+            of_kind(edits.TEXT_TIMES, edits.BY_TIME),
+            of_kind(edits.DATE_TIMES, edits.BY_TIME),
+            of_kind(edits.OTHER_TIMES, edits.BY_CREATION),
+        )
+        ordered = [row for newest_first in found for row in reversed(newest_first)]
+        ordered.sort(key=moment_of)
+        return await _shown(ordered[-most:] if most else ordered, kind, as_stored)
+
+
+def moment_of(row: Row) -> float:
+    """When a row was, in seconds since the epoch; before everything else where it does not say."""
+    for name in ("timestamp", "created_at"):
+        value = row.get(name)
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value.strip())
+            except ValueError:
+                continue
+        if isinstance(value, datetime):
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    return -math.inf
+
+
+def _count(name: str, value: int | None, least: int) -> int:
+    """The number as the driver takes it, 0 for none."""
+    if value is None:
+        return 0
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InvalidInputError(
+            f"{name} must be a whole number of at least {least}", seen=repr(value)
+        )
+    return value
+
+
+async def _shown(rows: list[Row], kind: MemoryType, whole: bool) -> list[Row]:
+    return [
+        as_stored(row) if whole else public_row(row, kind.name) async for row in in_slices(rows)
+    ]

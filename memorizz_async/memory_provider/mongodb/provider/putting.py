@@ -1,0 +1,130 @@
+"""Writing rows as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from memorizz_async.enums import memory_type_of
+from memorizz_async.memory_provider.mongodb import edits
+from memorizz_async.memory_provider.mongodb.protocol import (
+    Insert,
+    Refusal,
+    Replace,
+    Update,
+    Write,
+)
+from memorizz_async.memory_provider.mongodb.provider.changing import Changing
+from memorizz_async.memory_provider.mongodb.rows import public_id
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.stored_rows import (
+    EmbeddingForm,
+    changes_to_write,
+    row_to_put,
+)
+from memorizz_async.slices import in_slices
+
+_ROWS_A_WRITE = 500
+
+
+class Putting(Changing):
+    """Records of other programs, and of archives: kept as they are."""
+
+    async def put_async(
+        self,
+        row: Mapping[str, Any],
+        memory_type: Any,
+        *,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        replace: bool = True,
+        embedding_form: EmbeddingForm = "bindata",
+        timeout_ms: int | None = None,
+    ) -> str:
+        """Write one row as it is; its id. See put_many_async.
+
+        Raises DuplicateMemoryError where the `_id` is another tenant's row, or, without `replace`,
+        any row's.
+        """
+        ids = await self.put_many_async(
+            [row], memory_type, memory_id=memory_id, user_id=user_id, replace=replace,
+            embedding_form=embedding_form, timeout_ms=timeout_ms,
+        )  # fmt: skip
+        return ids[0]
+
+    async def put_many_async(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        memory_type: Any,
+        *,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        replace: bool = True,
+        embedding_form: EmbeddingForm = "bindata",
+        timeout_ms: int | None = None,
+    ) -> list[str]:
+        """Write rows as they are, with nothing added and nothing embedded; their ids, in order.
+
+        For records of other programs and for restoring: a memory goes by store_async. A row with an
+        `_id` takes the place of the tenant's row of that id; `replace=False` refuses it instead.
+
+        memory_id, user_id: whose the rows are, where they do not say it themselves; EVERY_TENANT
+            lets stand what each says, also nothing.
+        embedding_form: `bindata` (float32), or `array` of doubles, for programs that read no other.
+            A vector that no search could use is kept, and reported by the search.
+
+        Raises InvalidInputError (nothing is written), DuplicateMemoryError for one row, WriteError
+        for several, which says which were written.
+        """
+        kind = memory_type_of(memory_type)
+        call = self._call(timeout_ms)
+        writes: list[Write] = []
+        ids: list[str] = []
+        async for given in in_slices(rows):
+            row, scope = row_to_put(given, memory_id, user_id, embedding_form)
+            ids.append(public_id(row["_id"]))
+            if replace and given.get("_id") is not None:
+                own = edits.rows_filter(scope.owned(), ids=[row["_id"]])
+                writes.append(Replace(own, row, upsert=True))
+            else:
+                writes.append(Insert(row))
+        refused: dict[int, Refusal] = {}
+        for start in range(0, len(writes), _ROWS_A_WRITE):
+            some = writes[start : start + _ROWS_A_WRITE]
+            outcome = await self._write(kind, some, call, ordered=False)
+            refused.update({start + at: refusal for at, refusal in outcome.refused.items()})
+        if refused:
+            raise self._refused(kind, ids, refused)
+        return ids
+
+    async def upsert_async(
+        self,
+        memory_type: Any,
+        key: Mapping[str, Any],
+        row: Mapping[str, Any],
+        *,
+        where_new: Mapping[str, Any] | None = None,
+        memory_id: Scoped = UNSET,
+        user_id: Scoped = UNSET,
+        timeout_ms: int | None = None,
+    ) -> bool:
+        """Set fields of the tenant's row that equals `key`, or make it; whether it was made.
+
+        where_new: what only a new row gets. Its `_id` makes two that come at once one row: the
+            second to arrive finds the first.
+        """
+        kind = memory_type_of(memory_type)
+        scope = Scope(memory_id, user_id)
+        call = self._call(timeout_ms)
+        fields = changes_to_write(row, "bindata")
+        fields.pop("_id", None)
+        new = {**changes_to_write(where_new or {}, "bindata"), **scope.owned()}
+        own = edits.rows_filter(scope.owned(), key)
+        update = edits.upsert_update(
+            {**key, **fields}, {name: new[name] for name in new.keys() - {*key, *fields}}
+        )
+        outcome = await self._write(kind, [Update(own, update, upsert=True)], call)
+        if outcome.refused:  # the other one was faster: now it is there
+            outcome = await self._write(kind, [Update(own, update, upsert=True)], call)
+            self._raise_refused(kind, [public_id(new.get("_id"))], outcome)
+        return outcome.upserted == 1

@@ -1,0 +1,104 @@
+"""Rows as they are: what another program's record needs to be kept whole, and given back whole.
+
+A memory that is stored (`rows`) gets fields of ours. A record that is put, or listed as stored, has
+its own, with two exceptions: an embedding is written in the form that is asked for, and leaves as
+`list[float]`; an id leaves as a string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from bson import Binary, ObjectId
+
+from memorizz_async.errors import InvalidEmbeddingError, InvalidInputError, StoredEmbeddingError
+from memorizz_async.memory_provider.mongodb.rows import (
+    Row,
+    check_names,
+    check_storable,
+    public_id,
+    stored_id,
+)
+from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
+from memorizz_async.vectors import stored_vector, to_bson
+
+EmbeddingForm = Literal["bindata", "array"]
+"""How an embedding is written: BinData float32, or an array of doubles, as memorizz reads it."""
+
+
+def row_to_put(
+    given: Mapping[str, Any], memory_id: Scoped, user_id: Scoped, form: EmbeddingForm
+) -> tuple[Row, Scope]:
+    """A record as the row to write, and whose it is. Raises InvalidInputError."""
+    row = changes_to_write(given, form)
+    if row.get("_id") is None:
+        row["_id"] = ObjectId()
+    else:
+        row["_id"] = stored_id(row["_id"])
+    scope = Scope(_tenant("memory_id", memory_id, row), _tenant("user_id", user_id, row))
+    row.update(scope.owned())
+    return row, scope
+
+
+def _tenant(name: str, argument: Scoped, row: Row) -> Scoped:
+    """Whose row it is: what the argument says, or the row itself where that is left open."""
+    if name not in row:
+        return argument
+    own: Scoped = row[name]
+    if argument is UNSET or argument is EVERY_TENANT:
+        return own
+    if argument != own:
+        raise InvalidInputError(
+            f"The argument {name} and the row's own {name} differ",
+            fix="pass it once, or the same twice",
+        )
+    return own
+
+
+def changes_to_write(given: Mapping[str, Any], form: EmbeddingForm) -> Row:
+    """Fields as they are written. Raises InvalidInputError, InvalidEmbeddingError."""
+    if not isinstance(given, Mapping):
+        raise InvalidInputError(
+            "A row must be a mapping of fields", seen=f"a {type(given).__name__}"
+        )
+    row = dict(given)
+    check_names(row)
+    if row.get("embedding") is not None:
+        row["embedding"] = _embedding(row["embedding"], form)
+    check_storable(row)
+    return row
+
+
+def _embedding(value: Any, form: EmbeddingForm) -> Any:
+    """The embedding in that form. What could not be searched with is kept: a search reports it."""
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    try:
+        vector = stored_vector(plain)
+    except (TypeError, ValueError) as error:
+        raise InvalidEmbeddingError(
+            "The embedding of a row is not a vector of numbers",
+            seen=f"{type(value).__name__}: {error}",
+        ) from error
+    if form == "bindata":
+        return to_bson(vector)
+    if isinstance(plain, Binary):
+        return vector.tolist()
+    return [float(number) for number in plain]
+
+
+def as_stored(row: Row) -> Row:
+    """The row with the fields that it has: ids as strings, the embedding as `list[float]`."""
+    shown = {**row, "_id": public_id(row["_id"])}
+    if isinstance(shown.get("embedding"), Binary):
+        try:
+            shown["embedding"] = stored_vector(shown["embedding"]).tolist()
+        except (TypeError, ValueError) as error:
+            raise StoredEmbeddingError(
+                "The stored embedding of a row cannot be read",
+                rows={shown["_id"]: str(error)},
+                count=1,
+                seen=f"row {shown['_id']}: {error}",
+                fix="list without embeddings, or embed the row again",
+            ) from error
+    return shown
