@@ -104,11 +104,12 @@ async def test_an_embedding_is_put_in_the_form_asked_for(
 
 async def test_an_update_changes_what_it_names(provider: AsyncMongoDBProvider) -> None:
     """And `updated_at`; whether the scope holds the row is the answer."""
-    row_id = await provider.store_async("old", "SUMMARIES", memory_id="m", user_id="u")
+    old = {"content": "old", "updated_at": NOW - timedelta(days=1)}
+    row_id = await provider.store_async(old, "SUMMARIES", memory_id="m", user_id="u")
     assert await provider.update_async(row_id, "SUMMARIES", {"importance": 1.0}, memory_id="m")
     [row] = await raw(provider)
     assert row["importance"] == 1.0
-    assert row["updated_at"] > row["created_at"]
+    assert row["updated_at"] > old["updated_at"]
     for other in ({"memory_id": "n"}, {"user_id": "v"}, {"memory_id": "m", "user_id": None}):
         assert not await provider.update_async(row_id, "SUMMARIES", {"importance": 0.0}, **other)
     with pytest.raises(ScopeError):
@@ -164,9 +165,7 @@ async def test_a_user_does_not_change_what_serves_every_user(
     provider: AsyncMongoDBProvider,
 ) -> None:
     """Rows without a user are seen by each in an agent-wide store, and are none of theirs."""
-    await provider.put_async(
-        {"_id": "shared", "memory_id": "m", "user_id": None}, "KNOWLEDGE_BASE"
-    )
+    await provider.put_async({"_id": "shared", "memory_id": "m", "user_id": None}, "KNOWLEDGE_BASE")
     mine = {"memory_id": "m", "user_id": "u"}
     assert [row["_id"] for row in await provider.list_async("KNOWLEDGE_BASE", **mine)] == ["shared"]
     assert not await provider.update_async("shared", "KNOWLEDGE_BASE", {"n": 1}, **mine)

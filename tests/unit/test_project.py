@@ -96,6 +96,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"memory_provider"}),
     frozenset({"memory_unit"}),
     frozenset({""}),  # "" is the package itself: its names come from below
+    frozenset({"integrations"}),
     frozenset({"demo"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
@@ -247,6 +248,7 @@ NOT_MAPPED = {
     "_open_stream": "runs inside `watch`, which maps",
     "_next_changes": "runs inside `watch`, which maps",
     "_close_stream": "has no errors: the server forgets a stream by itself",
+    "_write": "runs inside mongomock's `write_many`, which maps",
     "_find_server": "runs inside the decorator itself, and inside raw_batches",
 }
 

@@ -1,0 +1,38 @@
+"""What is taken from memorizz: the one file that imports it when it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from memorizz_async.errors import MissingDependencyError
+
+try:
+    from memorizz.enums import MemoryType as MemorizzType
+    from memorizz.memory_provider.base import (
+        _UNSET,
+        MemoryProvider,
+        MemoryProviderCapabilities,
+        observability_cursor_after,
+    )
+except ImportError as error:
+    raise MissingDependencyError(
+        "memorizz is not installed, or not in a version that this adapter knows",
+        seen=str(error),
+        fix="read its licence (PolyForm Noncommercial), then run pip install "
+        '"memorizz-async[memorizz]"',
+    ) from error
+
+__all__ = [
+    "MemorizzType",
+    "MemoryProvider",
+    "MemoryProviderCapabilities",
+    "is_unset",
+    "observability_cursor_after",
+]
+
+_SENTINELS = ("_MongoUserIdUnset", "_FsUserIdUnset", "_OracleUserIdUnset")
+
+
+def is_unset(value: Any) -> bool:
+    """Whether a value is one of memorizz's marks for "left out", of which it has several."""
+    return value is _UNSET or type(value).__name__ in _SENTINELS
