@@ -1,4 +1,4 @@
-"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `bench`, `docs`.
+"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `bench`, `docs`, `upstream`.
 
 Each session makes an environment of its own and installs what it needs, so that a fresh machine
 with Python and nox is enough.
@@ -18,6 +18,7 @@ nox.options.reuse_venv = "yes"
 nox.options.default_venv_backend = "virtualenv"
 
 CONSTRAINTS = ("-c", "constraints.txt")
+MEMORIZZ = "memorizz==0.17.16"
 LOCOMO = Path("../shared/data/locomo_dev.json")
 
 
@@ -78,3 +79,20 @@ def docs(session: nox.Session) -> None:
     """The documentation, as pages; warnings are errors."""
     install(session, "docs")
     session.run("sphinx-build", "-W", "-b", "html", "docs", "docs/_build", *session.posargs)
+
+
+@nox.session
+def upstream(session: nox.Session) -> None:
+    """Memorizz's own tests of its provider contract, on ours, against a real mongod."""
+    install(session, "local,memorizz")
+    # What its tests import besides: its server for MCP, and the plugin that its pytest.ini names.
+    session.install(
+        *CONSTRAINTS, "memorizz[mcp]", "pytest>=8.3", "pytest-asyncio", "pytest-timeout"
+    )
+    cache = Path(session.create_tmp()) / "memorizz"
+    if not list(cache.glob("memorizz-*.tar.gz")):
+        session.run(
+            *("pip", "download", "--quiet", "--no-deps", "--no-binary", "memorizz"),
+            *("--dest", str(cache), MEMORIZZ),
+        )
+    session.run("python", "tests/upstream/run.py", str(cache.resolve()), *session.posargs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from memorizz_async.enums import MemoryType
@@ -12,7 +11,7 @@ from memorizz_async.integrations.memorizz.core import (
     memory_scope,
     user_scope,
 )
-from memorizz_async.integrations.memorizz.documents import Record, moment, now_iso, shown
+from memorizz_async.integrations.memorizz.documents import Record, now_iso, shown
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET
 
 
@@ -126,16 +125,6 @@ class Conversations(AdapterCore):
             memory_id=str(memory_id), user_id=None,
         )  # fmt: skip
         return changed
-
-    def _delete_expired(self, now: Any) -> int:
-        before = moment(now)
-        deleted: int = self._do(
-            "delete_expired_async",
-            MemoryType.SEMANTIC_CACHE,
-            before=before if isinstance(before, datetime) else None,
-            memory_id=EVERY_TENANT,
-        )
-        return deleted
 
 
 def _in_thread(thread_id: Any) -> list[dict[str, Any]] | None:

@@ -7,9 +7,9 @@ from typing import Any
 from memorizz_async.errors import MissingDependencyError
 
 try:
-    from memorizz.enums import MemoryType as MemorizzType
     from memorizz.memory_provider.base import (
         _UNSET,
+        DELETE_SCOPE_FIELDS,
         MemoryProvider,
         MemoryProviderCapabilities,
         observability_cursor_after,
@@ -23,7 +23,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
-    "MemorizzType",
+    "DELETE_SCOPE_FIELDS",
     "MemoryProvider",
     "MemoryProviderCapabilities",
     "is_unset",

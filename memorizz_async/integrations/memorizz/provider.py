@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.integrations.memorizz.administration import Administration
 from memorizz_async.integrations.memorizz.conversations import Conversations
 from memorizz_async.integrations.memorizz.embeddings import MemorizzEmbeddings
-from memorizz_async.integrations.memorizz.framework import (
-    MemoryProviderCapabilities,
-    observability_cursor_after,
-)
-from memorizz_async.integrations.memorizz.records import Records
+from memorizz_async.integrations.memorizz.framework import MemoryProviderCapabilities
 from memorizz_async.integrations.memorizz.searching import FILTER_FIELDS, Searching
-from memorizz_async.memory_provider.mongodb import EVERY_TENANT, AsyncMongoDBProvider
-from memorizz_async.memory_provider.mongodb.filters import fields_by_type
+from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
+from memorizz_async.memory_provider.mongodb.filters import DEFAULT_FIELDS, fields_by_type
+from memorizz_async.memory_provider.mongodb.indexes import IndexReport
 from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm
 
 
-class MemorizzProvider(Records, Conversations, Searching):
+class MemorizzProvider(Administration, Conversations, Searching):
     """What `MemAgent(memory_provider=…)` takes, from any thread.
 
     Every call runs on one event loop in a thread of its own, with one connection pool. `aio` is the
@@ -37,8 +36,6 @@ class MemorizzProvider(Records, Conversations, Searching):
 
     A failure raises an error of ours, and never looks like "no memories".
     """
-
-    observability_batch_size = 1_000
 
     def __init__(
         self,
@@ -56,8 +53,14 @@ class MemorizzProvider(Records, Conversations, Searching):
                 )
             _check_fields(given.config)
             inner = given
+        elif given is not None and not isinstance(given, MongoDBConfig):
+            raise ConfigurationError(
+                "A MemorizzProvider is made of a MongoDBConfig or an AsyncMongoDBProvider",
+                seen=f"a {type(given).__name__}",
+                fix='write MemorizzProvider(MongoDBConfig("mongodb://…"))',
+            )
         else:
-            config = _with_fields(MongoDBConfig() if given is None else given)
+            config = _with_fields(given or MongoDBConfig())
             inner = AsyncMongoDBProvider(config, embedding_provider=embedding_provider)
         super().__init__(inner, owns=inner is not given, embedding_form=embedding_form)
 
@@ -81,6 +84,15 @@ class MemorizzProvider(Records, Conversations, Searching):
         """This provider's embedder, as memorizz takes one."""
         return self._embedding_provider
 
+    def ensure_indexes(
+        self, memory_types: Iterable[Any] | None = None, *, timeout_ms: int | None = None
+    ) -> IndexReport:
+        """Create the indexes that are missing, of all types or of these, and wait until the search
+        indexes answer; see AsyncMongoDBProvider.ensure_indexes_async.
+        """
+        report: IndexReport = self._do("ensure_indexes_async", memory_types, timeout_ms=timeout_ms)
+        return report
+
     def close(self) -> None:
         """Let calls under way end, close what this opened, and end the loop. Idempotent."""
         self._background.close(self._close_async)
@@ -99,56 +111,8 @@ class MemorizzProvider(Records, Conversations, Searching):
             native_hybrid_search=True,
         )
 
-    def purge_expired_semantic_cache(self, now: Any = None) -> int:
-        """Delete cached answers whose time is over: those with a date at once, then the others."""
-        deleted = self._delete_expired(now)
-        return deleted + int(super().purge_expired_semantic_cache(now))
-
-    def observability_row_cursor(self, row: dict[str, Any]) -> str:
-        """Where a page of traces goes on after a row."""
-        return str(observability_cursor_after(row))
-
-    def delete_observability_bundle(self, record_id: str, fingerprint: str) -> bool:
-        """Delete a trace if it is still the one that was reviewed."""
-        from memorizz.observability.index import digest  # noqa: PLC0415 - seldom needed
-        from memorizz.observability.normalization import read_payload  # noqa: PLC0415
-
-        kind = MemoryType.SHARED_MEMORY
-        row = self._find(kind, record_id) or self.retrieve_by_name(record_id, kind)
-        payload = read_payload(row) if row else None
-        if (
-            row is None
-            or not payload
-            or payload.get("record_type") != "observability_trace_bundle"
-            or digest(payload) != fingerprint
-        ):
-            return False
-        deleted: bool = self._do(
-            "delete_async", row["_id"], kind, expected={"content": row["content"]},
-            memory_id=EVERY_TENANT,
-        )  # fmt: skip
-        return deleted
-
-    def delete_memagent(self, agent_id: str, cascade: bool = False) -> bool:
-        """Delete an agent; with `cascade` also its memories that no other agent has."""
-        if cascade:
-            agent = self.retrieve_memagent(agent_id)
-            for memory_id in (agent.memory_ids if agent else None) or []:
-                self.delete_memory_units(memory_id, agent_id=agent_id)
-        return self.delete_by_id(agent_id, MemoryType.MEMAGENT)
-
     def _get_embedding_provider(self) -> MemorizzEmbeddings:
         return self._embedding_provider
-
-    def _delete_memory_units_by_memory_id(self, memory_id: str, memory_type: Any) -> None:
-        self._do("delete_many_async", memory_type_of(memory_type).store, memory_id=str(memory_id))
-
-    def _delete_scope_rows(self, memory_type: Any, rows: list[dict[str, Any]]) -> int:
-        ids = [row["_id"] for row in rows]
-        deleted: int = self._do(
-            "delete_many_async", memory_type_of(memory_type), ids=ids, memory_id=EVERY_TENANT
-        )
-        return deleted
 
 
 def use_with_memorizz(provider: MemorizzProvider) -> MemorizzProvider:
@@ -166,13 +130,17 @@ def use_with_memorizz(provider: MemorizzProvider) -> MemorizzProvider:
 
 def _with_fields(config: MongoDBConfig) -> MongoDBConfig:
     """The configuration, with what memorizz filters by."""
-    declared = fields_by_type(config.filter_fields)
+    given = fields_by_type(config.filter_fields)
     wanted = {
-        kind.name: tuple(dict.fromkeys((*paths, *FILTER_FIELDS.get(kind.name, ()))))
-        for kind, paths in declared.items()
+        kind.name: (*given[kind], *FILTER_FIELDS.get(kind.name, ()))
+        for kind in MemoryType
         if kind.store is kind
     }
-    return replace(config, filter_fields=wanted)
+    own = {
+        name: tuple(path for path in dict.fromkeys(paths) if path not in DEFAULT_FIELDS)
+        for name, paths in wanted.items()
+    }
+    return replace(config, filter_fields={name: paths for name, paths in own.items() if paths})
 
 
 def _check_fields(config: MongoDBConfig) -> None:

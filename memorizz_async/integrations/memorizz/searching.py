@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from memorizz_async.enums import MemoryType
-from memorizz_async.errors import InvalidInputError
+from memorizz_async.errors import (
+    InvalidInputError,
+    StoredEmbeddingError,
+    UnsupportedOperationError,
+)
 from memorizz_async.integrations.memorizz.core import (
     AdapterCore,
     kind_of,
@@ -16,6 +22,8 @@ from memorizz_async.integrations.memorizz.core import (
 from memorizz_async.integrations.memorizz.documents import Record, shown
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET
 from memorizz_async.validation import MAX_LIMIT
+
+log = logging.getLogger(__name__)
 
 FILTER_FIELDS: dict[str, tuple[str, ...]] = {
     "KNOWLEDGE_BASE": ("knowledge_base_id",),
@@ -65,36 +73,28 @@ class Searching(AdapterCore):
         A failure raises; an empty list means that there is nothing.
         """
         kind = kind_of(memory_type, memory_store_type)
-        conditions: list[dict[str, Any]] = []
-        named = {
-            "thread_id": thread_id,
-            "namespace": namespace or None,
-            "session_id": session_id,
-        }
-        conditions += [{name: str(value)} for name, value in named.items() if value is not None]
-        if statuses:
-            conditions.append({"status": {"$in": [str(status) for status in statuses]}})
         scope = {"memory_id": memory_scope(memory_id), "user_id": user_scope(user_id)}
-        wanted_agent = user_scope(agent_id)  # three states, too
+        exactly = {"thread_id": thread_id, "namespace": namespace, "session_id": session_id}
+        named = {name: str(value) for name, value in exactly.items() if value}
+        agent = user_scope(agent_id)  # three states, too
         if isinstance(query, Mapping) and not isinstance(query.get("embedding"), list):
-            fields = {**query, **{k: v for k, v in named.items() if v is not None}}
-            if wanted_agent is not UNSET:
-                fields["agent_id"] = wanted_agent
+            fields = {**query, **named, **({} if agent is UNSET else {"agent_id": agent})}
             return self._rows(
                 kind, where=fields, limit=_limit(limit), include_embedding=include_embedding,
                 **scope,
             )  # fmt: skip
-        if wanted_agent is not UNSET and (
-            wanted_agent is not None or kind is not MemoryType.SEMANTIC_CACHE
-        ):
-            conditions.append(_agent(kind, wanted_agent))
+        conditions: list[dict[str, Any]] = [{name: value} for name, value in named.items()]
+        if statuses:
+            conditions.append({"status": {"$in": [str(status) for status in statuses]}})
+        if agent is not UNSET and (agent is not None or kind is not MemoryType.SEMANTIC_CACHE):
+            conditions.append(_agent(kind, agent))
         bases = sorted({str(one) for one in knowledge_base_ids or () if one})
         if bases and kind is MemoryType.KNOWLEDGE_BASE:
             attached = {"knowledge_base_id": {"$in": bases}}
             own = [] if memory_id is None else [{"memory_id": str(memory_id)}]
             conditions.append({"$or": [attached, *own]})
             scope["memory_id"] = EVERY_TENANT
-        text, vector = (query if isinstance(query, str) else None), None
+        vector = None
         if isinstance(query, Mapping):
             vector = query["embedding"]
             others = {k: v for k, v in query.items() if k not in ("embedding", "limit")}
@@ -105,21 +105,42 @@ class Searching(AdapterCore):
             )
         elif not query.strip():
             return []  # nothing was asked
-        if kind is MemoryType.TOOLBOX and vector is None:
+        elif kind is MemoryType.TOOLBOX:
             self._embed_tools()
-        by_words = kind in _HYBRID and isinstance(scope["memory_id"], str)
-        hits = self._do(
-            "retrieve_memory_units_by_query_async",
-            text,
-            vector,
-            memory_type=kind,
+        return self._search(
+            kind,
+            query=query if isinstance(query, str) else None,
+            query_embedding=vector,
             limit=_limit(limit),
             include_embedding=include_embedding,
             filter={"$and": conditions} if conditions else None,
-            mode=None if by_words else "vector",
             **scope,
         )
-        return [{**shown(hit), "memory_type": kind.value} for hit in hits]
+
+    def _search(self, kind: MemoryType, **asked: Any) -> list[Record]:
+        """The hits as memorizz has them. Where the vectors of a scope are all of another model,
+        those that the words find, marked as memorizz marks them; without a text index it raises.
+        """
+        search = partial(
+            self._do, "retrieve_memory_units_by_query_async", memory_type=kind, **asked
+        )
+        marks: Record = {"memory_type": kind.value}
+        try:
+            hits = search(mode=None if kind in _HYBRID else "vector")
+        except StoredEmbeddingError as error:
+            if asked["query"] is None:
+                raise
+            try:
+                hits = search(mode="text")
+            except UnsupportedOperationError:
+                raise error from None
+            log.warning("recall by words alone: %s", error)
+            marks.update(
+                retrieval_mode="text",
+                retrieval_degraded=True,
+                retrieval_reason="stored_embeddings_cannot_be_compared",
+            )
+        return [{**shown(hit), **marks} for hit in hits]
 
     def vector_search(
         self, query: str, memory_store_type: Any, limit: int = 5, **scope: Any

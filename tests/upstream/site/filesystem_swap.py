@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
-
-URI = os.environ["MEMORIZZ_UPSTREAM_URI"]
-sys.path.insert(0, os.environ["MEMORIZZ_UPSTREAM_SOURCE"])
 
 from memorizz import embeddings, memory_provider
 from memorizz.memory_provider import filesystem
@@ -21,6 +17,9 @@ from memorizz.memory_provider.filesystem import provider as filesystem_module
 
 from memorizz_async import MongoDBConfig
 from memorizz_async.integrations.memorizz import MemorizzProvider
+
+URI = os.environ["MEMORIZZ_UPSTREAM_URI"]
+SEARCHED_BY_WORDS = ("KNOWLEDGE_BASE", "CONVERSATION_MEMORY")
 
 
 class SwappedProvider(MemorizzProvider):
@@ -34,6 +33,9 @@ class SwappedProvider(MemorizzProvider):
         path = str(Path(config.root_path).resolve())
         name = f"upstream_{hashlib.sha256(path.encode()).hexdigest()[:20]}"
         super().__init__(MongoDBConfig(URI, name), embedding_provider=embed)
+        # FileSystemProvider searches by words where vectors cannot be compared; so does ours, with
+        # a text index.
+        self.ensure_indexes(SEARCHED_BY_WORDS)
 
 
 for module in (memory_provider, filesystem, filesystem_module):
@@ -46,5 +48,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         name: len(terminalreporter.stats.get(name, ()))
         for name in ("passed", "failed", "error", "skipped")
     }
-    total = sum(counts.values())
-    terminalreporter.write_line(f"UPSTREAM {total} {counts}")
+    terminalreporter.ensure_newline()
+    terminalreporter.write_line(f"UPSTREAM {counts}")
