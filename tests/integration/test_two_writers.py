@@ -14,18 +14,15 @@ from typing import Any
 import pytest
 from atlas_standin import AtlasStandin
 from bson import Binary, ObjectId
-from support.embedder import DIMENSIONS, CountingEmbedder, vector_of
-
-from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
-from memorizz_async.deadline import Deadline
-
-pytest.importorskip("memorizz")
-
 from memorizz import EntityMemory, KnowledgeBase, Persona, RoleType
 from memorizz import MemoryType as TheirType
 from memorizz.long_term.episodic.conversational_memory_unit import ConversationMemoryUnit
 from memorizz.long_term.procedural.workflow import Workflow
+from support.embedder import DIMENSIONS, CountingEmbedder, vector_of
 from support.memorizz_side import CountingManager, memorizz_provider
+
+from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
+from memorizz_async.deadline import Deadline
 
 KB, TURNS, STEPS = "KNOWLEDGE_BASE", "CONVERSATION_MEMORY", "WORKFLOW_MEMORY"
 SHARED = [

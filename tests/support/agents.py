@@ -7,17 +7,23 @@ loads an agent that another process has saved, asks it once, and prints the answ
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import memorizz.embeddings
 from memorizz import MemAgent
 
 from memorizz_async import AsyncEmbeddingProvider, MongoDBConfig
 from memorizz_async.integrations.memorizz import MemorizzProvider, use_with_memorizz
+
+if TYPE_CHECKING:
+    from atlas_standin import AtlasStandin
+
+NewAgent = Callable[..., Any]
 
 
 @contextmanager
@@ -33,6 +39,17 @@ def agents_memory(config: MongoDBConfig, model: AsyncEmbeddingProvider) -> Itera
         memorizz.embeddings._global_embedding_manager = before
 
 
+def close(agent: Any) -> None:
+    """End an agent: what it writes in the background is written; the provider stays open."""
+    report = agent.close(close_memory_provider=False)
+    assert report["errors"] == []
+
+
+def settle(atlas: AtlasStandin) -> None:
+    """The search index has seen what was written; nothing to wait for elsewhere."""
+    asyncio.run(atlas.sync())
+
+
 def ask(config: MongoDBConfig, agent_id: str, user_id: str, question: str) -> str:
     """What the saved agent answers in a conversation of its own."""
     model = AsyncEmbeddingProvider()
@@ -40,7 +57,7 @@ def ask(config: MongoDBConfig, agent_id: str, user_id: str, question: str) -> st
         with agents_memory(config, model) as provider:
             agent = MemAgent.load(agent_id, memory_provider=provider)
             answer: str = agent.run(question, user_id=user_id)
-            agent.close(close_memory_provider=False)
+            close(agent)
             return answer
     finally:
         model.shutdown()

@@ -1,33 +1,14 @@
-"""memorizz's MemAgent on our provider, with a scripted model over real HTTP and the real MiniLM.
-
-The model knows nothing: it answers from the prompt that it is shown, so that a right answer is a
-memory that reached it.
-"""
+"""What an agent does besides talking, each kind of memory through memorizz's own interface."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from atlas_standin import AtlasStandin
-from support.openai_server import UNKNOWN, Asked, Call, Reply, ScriptedOpenAI, quote
-
-from memorizz_async import AsyncEmbeddingProvider, MongoDBConfig
-from memorizz_async.memory_provider.mongodb.driver import blocking_command
-
-pytest.importorskip("memorizz")
-
 from memorizz import (
     MemAgent,
     MemoryArchive,
@@ -37,241 +18,22 @@ from memorizz import (
     SharedMemory,
     Toolbox,
 )
-from memorizz.memagent.managers import memory_manager
-from support import agents
-from support.agents import agents_memory
+from support.agents import NewAgent, agents_memory, close
+from support.openai_server import UNKNOWN, Asked, Call, Reply, ScriptedOpenAI, quote
 
-DAY_ONE = datetime(2026, 3, 1, 9, tzinfo=UTC)
-DAY_TWO = datetime(2026, 3, 2, 18, tzinfo=UTC)
-SMALL_TALK = ["The weather is lovely.", "What is 7 times 8?", "Recommend a novel.", "Thank you."]
-
-
-@pytest.fixture(scope="module")
-def model() -> Iterator[AsyncEmbeddingProvider]:
-    """One loaded MiniLM for the module."""
-    provider = AsyncEmbeddingProvider()
-    yield provider
-    provider.shutdown()
-
-
-@pytest.fixture(scope="module")
-def atlas(mongod: Any) -> Iterator[AtlasStandin]:
-    """Atlas before the mongod of the session; indexes are built at once, rows seen after sync()."""
-    standin = AtlasStandin(mongod.host, mongod.port, pending_s=0, building_s=0)
-    with standin.in_thread():
-        yield standin
-    assert standin.failures == []
-
-
-@pytest.fixture(autouse=True)
-def _no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What memorizz keeps in files (approvals, settings) is the test's own."""
-    monkeypatch.setenv("MEMORIZZ_HOME", str(tmp_path / "memorizz"))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_was_swallowed(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What memorizz catches it logs: a call of the provider that failed is seen here."""
-    yield
-    said = [record for record in caplog.get_records("call") if record.name.startswith("memorizz.")]
-    assert [record.getMessage() for record in said if record.levelno >= logging.WARNING] == []
+from memorizz_async import AsyncEmbeddingProvider, MongoDBConfig
+from memorizz_async.memory_provider.mongodb.driver import blocking_command
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[datetime], None]:
-    """Sets the time that memorizz stamps turns with."""
-
-    def at(moment: datetime) -> None:
-        monkeypatch.setattr(memory_manager, "utc_now", lambda: moment)
-
-    return at
-
-
-@pytest.fixture(params=["scan", "resident", "atlas"])
-def config(
-    request: pytest.FixtureRequest, mongod: Any, atlas: AtlasStandin, db_name: str
-) -> MongoDBConfig:
-    """A database of the test's own, by each way to search it."""
-    uri = atlas.uri if request.param == "atlas" else mongod.uri
-    return MongoDBConfig(uri, db_name, search_strategy=request.param)
-
-
-@pytest.fixture
-def plain(mongod: Any, db_name: str) -> MongoDBConfig:
-    """A plain mongod, as most tests take it."""
-    return MongoDBConfig(mongod.uri, db_name)
-
-
-@pytest.fixture
-def memory(config: MongoDBConfig, model: AsyncEmbeddingProvider) -> Iterator[Any]:
-    """Our provider under memorizz, by each way to search, with its indexes."""
-    with agents_memory(config, model) as provider:
-        asyncio.run(provider.aio.ensure_indexes_async())
+def elsewhere(
+    plain: MongoDBConfig, model: AsyncEmbeddingProvider, plain_memory: Any
+) -> Iterator[Any]:
+    """Another database under memorizz, dropped afterwards; its embedder is in force."""
+    there = f"{plain.db_name}_b"
+    with agents_memory(replace(plain, db_name=there), model) as provider:
         yield provider
-
-
-@pytest.fixture
-def plain_memory(plain: MongoDBConfig, model: AsyncEmbeddingProvider) -> Iterator[Any]:
-    """Our provider under memorizz on a plain mongod."""
-    with agents_memory(plain, model) as provider:
-        yield provider
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedOpenAI]:
-    """The model's server; a test gives it its script."""
-    with ScriptedOpenAI(lambda _: UNKNOWN) as running:
-        yield running
-
-
-NewAgent = Callable[..., Any]
-
-
-@pytest.fixture
-def new_agent(server: ScriptedOpenAI) -> Iterator[NewAgent]:
-    """Makes or loads agents that talk to the server; all are closed afterwards."""
-    made: list[Any] = []
-    config = {"provider": "openai", "model": "scripted-1", "base_url": server.url}
-
-    def new(provider: Any, **settings: Any) -> Any:
-        settings = {"application_mode": "assistant", "llm_config": config, **settings}
-        made.append(MemAgent(memory_provider=provider, **settings))
-        return made[-1]
-
-    yield new
-    for agent in made:
-        close(agent)
-
-
-def close(agent: Any) -> None:
-    """End an agent: what it writes in the background is written; the provider stays open."""
-    report = agent.close(close_memory_provider=False)
-    assert report["errors"] == []
-
-
-# Two days -----------------------------------------------------------------------------------------
-
-
-def test_a_fact_of_the_first_day_is_known_on_the_second_and_in_a_new_process(
-    memory: Any,
-    atlas: AtlasStandin,
-    server: ScriptedOpenAI,
-    new_agent: NewAgent,
-    clock: Callable[[datetime], None],
-) -> None:
-    """Found by its meaning, in another conversation, with the date on which it was said."""
-    clock(DAY_ONE)
-    first = new_agent(memory, name="steward", memory_ids=["house"])
-    first.save()
-    for said in ("By the way, I am allergic to hazelnuts.", *SMALL_TALK):
-        first.run(said, user_id="ada", thread_id="monday")
-    close(first)
-    assert [asked.question for asked in server.chats][1:] == SMALL_TALK
-    settle(atlas)
-
-    clock(DAY_TWO)
-    server.script = quote(r"allergic to (\w+)")
-    second = MemAgent.load(first.agent_id, memory_provider=memory)
-    answer = second.run("Which nuts must I avoid?", user_id="ada", thread_id="tuesday")
-    assert answer == "allergic to hazelnuts"
-    shown = server.chats[-1]
-    assert shown.question == "Which nuts must I avoid?"
-    assert "episodic 2026-03-01" in shown.remembered
-    # Another conversation: its turns are no history here, so the fact came by search.
-    assert [message["role"] for message in shown.messages] == ["system", "user"]
-    close(second)
-    settle(atlas)
-
-    given = {name: getattr(memory.config, name) for name in ("uri", "db_name", "search_strategy")}
-    question = "Is there a nut that I cannot eat?"
-    printed = subprocess.run(
-        [sys.executable, agents.__file__, json.dumps(given), first.agent_id, "ada", question],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=120,
-    ).stdout
-    assert printed.strip() == "allergic to hazelnuts"
-    assert server.chats[-1].question == question
-
-
-def settle(atlas: AtlasStandin) -> None:
-    """The search index has seen what was written; nothing to wait for elsewhere."""
-    asyncio.run(atlas.sync())
-
-
-# Two users ----------------------------------------------------------------------------------------
-
-SECRETS = {"ada": "My safe opens with 4711.", "ben": "My safe opens with 0815."}
-SAFE = r"safe opens with (\d+)"
-
-
-@pytest.mark.parametrize("agents_share_the_memory", [True, False])
-def test_two_users_never_see_each_others_rows(
-    memory: Any,
-    atlas: AtlasStandin,
-    server: ScriptedOpenAI,
-    new_agent: NewAgent,
-    agents_share_the_memory: bool,
-) -> None:
-    """Neither in any prompt nor in any row that is read, also where they talk at the same time."""
-    memory_of = {user: "house" if agents_share_the_memory else f"of-{user}" for user in SECRETS}
-    stewards = {
-        user: new_agent(memory, name=f"steward-of-{user}", memory_ids=[memory_of[user]])
-        for user in SECRETS
-    }
-
-    def talk(user: str, *said: str) -> list[str]:
-        return [stewards[user].run(line, user_id=user, thread_id=f"t-{user}") for line in said]
-
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda user: talk(user, SECRETS[user], *SMALL_TALK), SECRETS))
-    for steward in stewards.values():
-        steward.wait_for_memory_upkeep()
-        close(steward)
-    settle(atlas)
-
-    stewards = {
-        user: MemAgent.load(steward.agent_id, memory_provider=memory)
-        for user, steward in stewards.items()
-    }
-    server.script = quote(SAFE)
-    server.asked.clear()
-    with ThreadPoolExecutor(2) as pool:
-        answers = list(
-            pool.map(
-                lambda user: stewards[user].run(
-                    "What does my safe open with?", user_id=user, thread_id=f"new-{user}"
-                ),
-                SECRETS,
-            )
-        )
-    assert answers == ["safe opens with 4711", "safe opens with 0815"]
-    for asked in server.asked:
-        assert ("4711" in asked.shown) != ("0815" in asked.shown)
-    assert stewards["ada"].run("The number?", user_id="eve", thread_id="e") == UNKNOWN
-    for steward in stewards.values():
-        close(steward)
-    settle(atlas)
-
-    for user, other in (("ada", "ben"), ("ben", "ada")):
-        kind, secret = MemoryType.CONVERSATION_MEMORY, SECRETS[other]
-        read = [
-            *memory.retrieve_by_query(
-                secret, memory_type=kind, memory_id=memory_of[user], limit=50, user_id=user
-            ),
-            *memory.retrieve_conversation_history_ordered_by_timestamp(
-                memory_of[user], user_id=user
-            ),
-            *memory.list_all(kind, user_id=user),
-        ]
-        assert len(read) > 2 * len(SMALL_TALK)
-        assert {row["user_id"] for row in read} == {user}
-        assert not [row for row in read if secret in str(row["content"])]
-
-
-# What else an agent does --------------------------------------------------------------------------
+    blocking_command(str(plain.uri), {"dropDatabase": 1}, timeout_s=30, database=there)
 
 
 def test_an_answer_is_streamed_and_remembered(
@@ -469,17 +231,6 @@ def test_agents_share_a_blackboard_without_losing_an_entry(plain_memory: Any) ->
     assert all(written)
     entries = shared.get_blackboard_entries(session)
     assert sorted(entry["content"] for entry in entries) == [f"found {n}" for n in range(8)]
-
-
-@pytest.fixture
-def elsewhere(
-    plain: MongoDBConfig, model: AsyncEmbeddingProvider, plain_memory: Any
-) -> Iterator[Any]:
-    """Another database under memorizz, dropped afterwards; its embedder is in force."""
-    there = f"{plain.db_name}_b"
-    with agents_memory(replace(plain, db_name=there), model) as provider:
-        yield provider
-    blocking_command(str(plain.uri), {"dropDatabase": 1}, timeout_s=30, database=there)
 
 
 def test_an_archive_brings_an_agent_and_what_it_knows_to_another_database(
