@@ -65,6 +65,7 @@ def bench(session: nox.Session) -> None:
     install(session, "performance,local")
     env = offline(session)
     session.run("python", "benchmarks/recall.py", *session.posargs, env=env)
+    session.run("python", "benchmarks/network.py", *session.posargs, env=env)
     session.run("python", "benchmarks/search.py", *session.posargs, env=env)
     session.run("python", "benchmarks/embedding.py", *session.posargs, env=env)
     if LOCOMO.is_file():

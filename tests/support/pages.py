@@ -2,10 +2,10 @@
 
     python -m support.pages docs/guide.md --report blocks.json
 
-Every fenced block of the language `python` runs, in order, in one namespace, with `await` allowed at
-the top level. Only the address changes: `mongodb://localhost:27017` becomes `MONGODB_URI`. A block
-that defines tests is given to pytest. A block of the language `dotenv` becomes the `.env` of the
-working folder, and what it sets leaves the environment. A comment right above a block may say:
+Every fenced block of the language `python` runs, in order, in one namespace, with `await` allowed
+at the top level. Only the address changes: `mongodb://localhost:27017` becomes `MONGODB_URI`. A
+block that defines tests is given to pytest. A block of the language `dotenv` becomes the `.env` of
+the working folder, and what it sets leaves the environment. A comment right above a block may say:
 
     <!-- raises: DeviceUnavailableError -->   it must fail, in just this way
     <!-- in a running loop -->                it runs inside a running event loop, as in a notebook
