@@ -79,13 +79,13 @@ def test_blocks_build_on_each_other(tmp_path: Path) -> None:
         "```python\nimport asyncio, os\nevent = asyncio.Event()\n"
         "async def later(): event.set()\ntask = asyncio.create_task(later()); await event.wait()\n"
         "```\n\n- in a list:\n\n  ```python\n  assert event.is_set()\n  asyncio.run(later())\n"
-        "  ```\n\n```dotenv\nMONGODB_URI=mongodb://localhost:27017/x\n```\n"
+        "  ```\n\n<!-- .env -->\n```ini\nMONGODB_URI=mongodb://localhost:27017/x\n```\n"
         "```python\nawait task\nassert 'MONGODB_URI' not in os.environ\n"
         "assert open('.env').read() == 'MONGODB_URI=mongodb://server:1/x\\n'\n```\n",
     )
     assert report["failed"] is None, report["failed"]
-    assert report["python"] == [1, 10, 18]
-    assert report["dotenv"] == [15]
+    assert report["python"] == [1, 10, 19]
+    assert report["dotenv"] == [16]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,12 @@
 
 Every fenced block of the language `python` runs, in order, in one namespace, with `await` allowed
 at the top level. Only the address changes: `mongodb://localhost:27017` becomes `MONGODB_URI`. A
-block that defines tests is given to pytest. A block of the language `dotenv` becomes the `.env` of
-the working folder, and what it sets leaves the environment. A comment right above a block may say:
+block that defines tests is given to pytest. A comment right above a block may say:
 
     <!-- raises: DeviceUnavailableError -->   it must fail, in just this way
     <!-- in a running loop -->                it runs inside a running event loop, as in a notebook
+    <!-- .env -->                             a block of another language becomes the `.env` of the
+                                              working folder; what it sets leaves the environment
 
 The first block that does otherwise ends the run. A page has a process of its own: what its code
 registers or patches is global, and stays with it.
@@ -70,7 +71,7 @@ def blocks_of(text: str) -> list[Block]:
             words = tuple(token.info.split())
             if words in _LANGUAGES:
                 found.append(Block(line, token.content, **_expected(above, line)))
-            elif words == ("dotenv",):
+            elif (said := _COMMENT.fullmatch(above)) and said[1].strip() == ".env":
                 found.append(Block(line, token.content, dotenv=True))
         above = token.content if token.type == "html_block" else ""
     return found
