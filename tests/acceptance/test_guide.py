@@ -333,8 +333,10 @@ def test_pool_monitoring(guide: Guide, tmp_path: Path, driver: str) -> None:
     page.write_text("".join(f"```python\n{block}```\n" for block in (given, POOL_MONITORING, used)))
     report, ended = read_in_own_process(page, guide.uri, tmp_path)
     assert report["failed"] is None, report["failed"]
-    assert ended.stdout.count("Connection created: ") >= 1
-    assert ended.stdout.count("Connection closed: ") >= 1
+    created, closed = (ended.stdout.count(f"Connection {what}: ") for what in ("created", "closed"))
+    assert created >= 1
+    # With Motor the thread of the change stream notices the end a second later.
+    assert closed == created if driver == "pymongo" else closed >= 1
 
 
 def test_context_window(remembered: Guide) -> None:
