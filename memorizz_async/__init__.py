@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memorizz_async.config import MongoDBConfig
+    from memorizz_async.context import (
+        ContextMemory,
+        ContextReport,
+        ContextTemplate,
+        ContextWindow,
+        ContextWindowManager,
+        KeptMemory,
+        LeftOut,
+    )
     from memorizz_async.embeddings import (
         AsyncEmbeddingProvider,
         get_async_embedding_provider,
@@ -65,6 +74,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "memorizz_async.config": ("MongoDBConfig",),
+    "memorizz_async.context": (
+        "ContextMemory",
+        "ContextReport",
+        "ContextTemplate",
+        "ContextWindow",
+        "ContextWindowManager",
+        "KeptMemory",
+        "LeftOut",
+    ),
     "memorizz_async.embeddings": (
         "AsyncEmbeddingProvider",
         "get_async_embedding_provider",
@@ -127,6 +145,11 @@ __all__ = [
     "BatchResults",
     "ClosedError",
     "ConfigurationError",
+    "ContextMemory",
+    "ContextReport",
+    "ContextTemplate",
+    "ContextWindow",
+    "ContextWindowManager",
     "CrossEncoderReranker",
     "DataFolderError",
     "DatabaseError",
@@ -143,6 +166,8 @@ __all__ = [
     "InvalidLimitError",
     "InvalidQueryError",
     "InvalidURIError",
+    "KeptMemory",
+    "LeftOut",
     "LifecycleError",
     "LocalServerError",
     "MemorizzAsyncError",

@@ -92,6 +92,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"embeddings", "results", "retrieval"}),
     frozenset({"memory_provider"}),
     frozenset({"memory_unit"}),
+    frozenset({"context"}),
     frozenset({""}),  # "" is the package itself: its names come from below
     frozenset({"demo"}),
     frozenset({"cli"}),
