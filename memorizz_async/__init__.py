@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     )
     from memorizz_async.memory_provider.mongodb import UNSET, AsyncMongoDBProvider
     from memorizz_async.memory_unit import MemoryUnit
+    from memorizz_async.notebook import allow_nested_run
     from memorizz_async.results import (
         BatchResults,
         Explanation,
@@ -122,6 +123,7 @@ _HOMES = {
     ),
     "memorizz_async.memory_provider.mongodb": ("UNSET", "AsyncMongoDBProvider"),
     "memorizz_async.memory_unit": ("MemoryUnit",),
+    "memorizz_async.notebook": ("allow_nested_run",),
     "memorizz_async.results": (
         "BatchResults",
         "Explanation",
@@ -190,6 +192,7 @@ __all__ = [
     "UnsupportedOperationError",
     "WriteError",
     "__version__",
+    "allow_nested_run",
     "get_async_embedding_provider",
     "get_embedding_async",
     "get_embeddings_batch_async",
