@@ -45,8 +45,8 @@ class Candidate:
 def candidates_of(results: RecallResults, relevance: Relevance | None = None) -> list[Candidate]:
     """Every hit, the most relevant first; of equals, by the order of types, then of hits.
 
-    relevance: None takes `score`, which means the same in every type, raised where a search by
-        words or a reranker put a hit above others of a higher score: to the best score below it.
+    relevance: None takes `score`, which means the same in every type. Where a search by words or a
+        reranker put hits into another order, that order is believed: see `in_order_scores`.
     """
     found = []
     for group, hits in results.items():
@@ -58,9 +58,12 @@ def candidates_of(results: RecallResults, relevance: Relevance | None = None) ->
 
 
 def in_order_scores(hits: list[Hit]) -> list[float]:
-    """One number a hit that never rises along the hits: the best score from there on."""
-    scores = np.array([float(hit["score"]) for hit in hits], dtype=np.float64)
-    return [float(score) for score in np.maximum.accumulate(scores[::-1])[::-1]]
+    """The scores of the hits, dealt out anew in their order: the first hit gets the best one.
+
+    So types stay comparable, as scores are, and inside a type the order is the search's: a
+    `fused_score` or `rerank_score` compares the hits of one answer and nothing else.
+    """
+    return sorted((float(hit["score"]) for hit in hits), reverse=True)
 
 
 def distinct(

@@ -327,7 +327,7 @@ def test_diversity_is_a_reason_of_its_own() -> None:
 def test_a_search_that_does_not_order_by_score_is_believed() -> None:
     """Hybrid recall and rerankers put rows above others of a higher score: they count as much."""
     rows = [hit("1", "a", 0.2), hit("2", "b", 0.8), hit("3", "c", 0.5), hit("4", "d", 0.6)]
-    assert in_order_scores(rows) == [0.8, 0.8, 0.6, 0.6]
+    assert in_order_scores(rows) == [0.8, 0.6, 0.5, 0.2]
     assert ids(pack(recalled(SUMMARIES=rows))) == ["1", "2", "3", "4"]
 
 

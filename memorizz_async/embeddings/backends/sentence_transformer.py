@@ -100,6 +100,7 @@ class SentenceTransformerBackend:
         self._max_tokens: int | None = None
         self._truncated = 0
         self._tokenizing = threading.Lock()  # taken in worker threads only
+        self._counter: TokenCount | None = None
 
     def open(self) -> ModelInfo:
         """Import torch, find the weights, load them on the device."""
@@ -187,28 +188,10 @@ class SentenceTransformerBackend:
 
     def token_counter(self) -> TokenCount | None:
         """Counts with a copy of the model's tokenizer, without the tokens that frame a text."""
-        transformers = importlib.import_module("transformers")
         with self._tokenizing:
-            tokenizer = getattr(self._model, "tokenizer", None)
-            if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
-                return None
-            # The model's own is set to pad and cut while it computes, and may not be borrowed then.
-            own: Any = copy.deepcopy(tokenizer)
-        one_at_a_time = threading.Lock()
-
-        def count(text: str) -> int:
-            with one_at_a_time:
-                tokens = own(
-                    text,
-                    add_special_tokens=False,
-                    truncation=False,
-                    padding=False,
-                    return_attention_mask=False,
-                    verbose=False,
-                )
-            return len(tokens["input_ids"])
-
-        return count
+            if self._counter is None:
+                self._counter = _counter_of(getattr(self._model, "tokenizer", None))
+            return self._counter
 
     def _count_truncated(self, texts: list[str], prompt: str) -> None:
         limit, tokenizer = self._max_tokens, getattr(self._model, "tokenizer", None)
@@ -241,6 +224,30 @@ class SentenceTransformerBackend:
             seen=f"from {weights.source} on {device}: {type(error).__name__}: {error}",
             fix="check the name, or clear a broken download from the Hugging Face cache",
         )
+
+
+def _counter_of(tokenizer: Any) -> TokenCount | None:
+    """Counting with a copy: the model's own is set to pad and cut while it computes, and may not be
+    borrowed then. None for what is no tokenizer of transformers.
+    """
+    if not isinstance(tokenizer, _import("transformers").PreTrainedTokenizerBase):
+        return None
+    own: Any = copy.deepcopy(tokenizer)
+    one_at_a_time = threading.Lock()  # taken in worker threads only
+
+    def count(text: str) -> int:
+        with one_at_a_time:
+            tokens = own(
+                text,
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
+        return len(tokens["input_ids"])
+
+    return count
 
 
 def _import(name: str) -> Any:
