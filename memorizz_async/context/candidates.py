@@ -58,12 +58,21 @@ def candidates_of(results: RecallResults, relevance: Relevance | None = None) ->
 
 
 def in_order_scores(hits: list[Hit]) -> list[float]:
-    """The scores of the hits, dealt out anew in their order: the first hit gets the best one.
+    """What the hits are worth, on the scale of a score and in the order of their search.
 
-    So types stay comparable, as scores are, and inside a type the order is the search's: a
-    `fused_score` or `rerank_score` compares the hits of one answer and nothing else.
+    A `fused_score` or `rerank_score` orders the hits of one answer and compares with nothing else.
+    So it is stretched onto the range of that answer's scores: types stay comparable, as scores
+    are, and inside a type the search is believed.
     """
-    return sorted((float(hit["score"]) for hit in hits), reverse=True)
+    scores = np.array([float(hit["score"]) for hit in hits])
+    for name in ("rerank_score", "fused_score"):
+        if hits and all(name in hit for hit in hits):
+            order = np.array([float(hit[name]) for hit in hits])
+            width = order.max() - order.min()
+            share = (order - order.min()) / width if width > 0 else np.ones(len(hits))
+            scores = scores.min() + share * (scores.max() - scores.min())
+            break
+    return [float(score) for score in scores]
 
 
 def distinct(

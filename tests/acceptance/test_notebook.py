@@ -91,8 +91,9 @@ async def test_the_quickstart_runs_from_top_to_bottom(
     assert len(outputs(done, "image/png")) == 1
     [prompt] = outputs(done, "stdout")
     assert "You are Ben's assistant." in prompt
-    assert "session monday, turn 4" in prompt
-    assert "of 200 tokens" in prompt
+    assert "Ada is allergic to hazelnuts. (" in prompt
+    assert "session monday, turn" in prompt
+    assert "of 150 tokens" in prompt
     # Of tqdm, which a library of the model imports, where ipywidgets is absent.
     assert all("TqdmWarning" in text for text in outputs(done, "stderr"))
 

@@ -324,11 +324,26 @@ def test_diversity_is_a_reason_of_its_own() -> None:
     assert set(reasons(by_relevance).values()) == {"limit"}
 
 
-def test_a_search_that_does_not_order_by_score_is_believed() -> None:
-    """Hybrid recall and rerankers put rows above others of a higher score: they count as much."""
-    rows = [hit("1", "a", 0.2), hit("2", "b", 0.8), hit("3", "c", 0.5), hit("4", "d", 0.6)]
-    assert in_order_scores(rows) == [0.8, 0.6, 0.5, 0.2]
-    assert ids(pack(recalled(SUMMARIES=rows))) == ["1", "2", "3", "4"]
+@pytest.mark.parametrize("name", ["fused_score", "rerank_score"])
+def test_a_search_that_does_not_order_by_score_is_believed(name: str) -> None:
+    """Its own scores, stretched onto the range of the hits' scores: types stay comparable."""
+    rows = [
+        hit("1", "a", 0.2, **{name: 3.0}),
+        hit("2", "b", 0.8, **{name: 2.0}),
+        hit("3", "c", 0.6, **{name: -1.0}),
+    ]
+    assert in_order_scores(rows) == pytest.approx([0.8, 0.65, 0.2])
+    assert ids(pack(recalled(SUMMARIES=rows))) == ["1", "2", "3"]
+    both = [{**row, "fused_score": 0.0, "rerank_score": at} for at, row in enumerate(rows)]
+    assert in_order_scores(both) == pytest.approx([0.2, 0.5, 0.8])
+
+
+def test_without_other_scores_a_hit_is_worth_its_score() -> None:
+    """To the last bit; equal fused scores are all the best, and no hits are none."""
+    rows = [hit("1", "a", 0.7), hit("2", "b", 0.3)]
+    assert in_order_scores(rows) == [0.7, 0.3]
+    assert in_order_scores([{**row, "fused_score": 1.0} for row in rows]) == [0.7, 0.7]
+    assert in_order_scores([]) == []
 
 
 def test_max_memories_bounds_all_types_together() -> None:
