@@ -125,3 +125,19 @@ def test_locomo_gives_recall_by_mode(mongod: Any, tmp_path: Path) -> None:
     assert set(vector["by_category"]) == {"temporal", "open-domain", "single-hop"}
     assert figures["questions"] == 5
     assert figures["left_out"] == {"adversarial": 0, "evidence": 0}
+
+
+def test_context_gives_the_share_of_evidence_by_budget(mongod: Any, tmp_path: Path) -> None:
+    """Every way at every budget, no context above its budget, and how long packing took."""
+    figures = run(
+        mongod.uri,
+        tmp_path / "context.json",
+        "context.py",
+        *("--data", str(SHIPPED), "--limit-conversations", "1"),
+    )
+    assert {"default", "mmr_lambda=1", "duplicate_cosine=None"} <= set(figures["ways"])
+    for by_budget in figures["ways"].values():
+        for budget, way in by_budget.items():
+            assert 0 <= way["evidence"] <= 1
+            assert 0 < way["tokens"] <= int(budget)
+            assert 0 < way["packing_p50"] <= way["packing_p95"]
