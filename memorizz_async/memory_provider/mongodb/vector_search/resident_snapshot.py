@@ -1,0 +1,195 @@
+"""What one search in memory sees: the rows of one moment, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memorizz_async.config import Similarity
+from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition
+from memorizz_async.memory_provider.mongodb.vector_search.resident_columns import Columns, Mask
+from memorizz_async.memory_provider.mongodb.vector_search.scoring import (
+    Matrix,
+    dot_products,
+    scores,
+)
+from memorizz_async.vectors import Vector
+
+_RESCORED_AT_ONCE = 4_096
+_ORDINARY = (1e-15, 1e15)
+"""Lengths between which squares and products stay inside float32."""
+_FEW = 4
+"""Of so many rows one must be asked for, else those are copied out before they are multiplied."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A row that can be compared. `order` says where it stands among rows of equal score."""
+
+    key: Hashable
+    row_id: Any
+    until: float
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the rows. alive: which are there; None for all."""
+
+    matrix: Matrix
+    lengths: NDArray[np.float32]
+    order: NDArray[np.int64]
+    rows: list[NewRow]
+    columns: Columns
+    alive: Mask | None
+
+    @property
+    def count(self) -> int:
+        return len(self.lengths)
+
+    def chosen(self, condition: Condition) -> Mask | None:
+        """Which rows are there and satisfy the condition; None for all."""
+        if condition == EVERY_ROW:
+            return self.alive
+        holds = self.columns.where(condition, self.count)
+        return holds if self.alive is None else holds & self.alive
+
+
+class Snapshot:
+    """The rows of one moment that satisfy a condition. It may be searched in any thread.
+
+    shortest, longest: the lengths between which those of all rows are.
+    """
+
+    def __init__(
+        self,
+        dimensions: int,
+        parts: list[Part],
+        condition: Condition,
+        shortest: float,
+        longest: float,
+    ) -> None:
+        self._dimensions = dimensions
+        self._parts = parts
+        self._condition = condition
+        self._shortest = shortest
+        self._longest = longest
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a search multiplies."""
+        return self._dimensions * sum(part.count for part in self._parts)
+
+    def __len__(self) -> int:
+        masks = ((part, part.chosen(self._condition)) for part in self._parts)
+        return sum(
+            part.count if mask is None else int(np.count_nonzero(mask)) for part, mask in masks
+        )
+
+    def rows(self) -> Iterator[NewRow]:
+        """The rows, in no order."""
+        for part in self._parts:
+            mask = part.chosen(self._condition)
+            positions = range(part.count) if mask is None else np.flatnonzero(mask).tolist()
+            for position in positions:
+                yield part.rows[position]
+
+    def best(
+        self,
+        query: Vector,
+        similarity: Similarity,
+        limit: int,
+        without: Set[Hashable] = frozenset(),
+    ) -> list[tuple[Any, float]]:
+        """(id, score) of the rows most similar to the query, as a scan of them would give.
+
+        The matrix product finds the candidates, a few more than are wanted for what rounding may
+        have cost them, and those get the scan's own scores.
+        """
+        if not self._parts:
+            return []
+        keys, slack = self._keys(query, similarity)
+        chosen = _candidates(keys, limit + len(without), slack)
+        rated: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
+        rows: list[NewRow] = []
+        start = 0
+        for part in self._parts:
+            stop = start + part.count
+            first, last = np.searchsorted(chosen, (start, stop))
+            mine = chosen[first:last] - start
+            for block in range(0, len(mine), _RESCORED_AT_ONCE):
+                some = mine[block : block + _RESCORED_AT_ONCE]
+                rated.append((scores(part.matrix[some], query, similarity), part.order[some]))
+                rows.extend(part.rows[position] for position in some.tolist())
+            start = stop
+        if not rows:
+            return []
+        score = np.concatenate([each for each, _ in rated])
+        order = np.concatenate([each for _, each in rated])
+        found: list[tuple[Any, float]] = []
+        for position in np.lexsort((order, -score)).tolist():
+            if len(found) == limit:
+                break
+            if rows[position].key not in without and not np.isnan(score[position]):
+                found.append((rows[position].row_id, float(score[position])))
+        return found
+
+    def _keys(self, query: Vector, similarity: Similarity) -> tuple[NDArray[np.float32], float]:
+        """A number for each row, higher where it is more similar, and how far off that may be."""
+        keys = np.empty(sum(part.count for part in self._parts), dtype=np.float32)
+        length = float(np.linalg.norm(query.astype(np.float64)))
+        rounding = float(np.finfo(np.float32).eps) * (8 + self._dimensions**0.5)
+        least, most = _ORDINARY
+        ordinary = self._longest < most and length < most
+        if similarity == "cosine":
+            ordinary = ordinary and self._shortest > least and length > least
+            query = (query / np.float32(length)).astype(np.float32) if ordinary else query
+            slack = rounding
+        elif similarity == "euclidean":
+            slack = rounding * (self._longest + length) ** 2
+        else:
+            slack = rounding * max(1.0, self._longest * length)
+        start = 0
+        for part in self._parts:
+            stop = start + part.count
+            chosen = part.chosen(self._condition)
+            if not ordinary:
+                keys[start:stop] = 0.0  # every row is a candidate
+            elif chosen is None or np.count_nonzero(chosen) * _FEW > part.count:
+                keys[start:stop] = _product(part.matrix, part.lengths, query, similarity)
+            else:
+                keys[start:stop][chosen] = _product(
+                    part.matrix[chosen], part.lengths[chosen], query, similarity
+                )
+            if chosen is not None:
+                keys[start:stop][~chosen] = -np.inf
+            start = stop
+        return keys, slack
+
+
+def _product(
+    rows: Matrix, lengths: NDArray[np.float32], query: Vector, similarity: Similarity
+) -> NDArray[np.float32]:
+    keys = dot_products(rows, query)
+    if similarity == "cosine":
+        keys /= lengths
+    elif similarity == "euclidean":  # the same order as that of the negative squared distances
+        keys *= 2
+        keys -= lengths**2
+    else:
+        np.maximum(keys, -1.0, out=keys)  # a score is never below 0
+    return keys
+
+
+def _candidates(keys: NDArray[np.float32], limit: int, slack: float) -> NDArray[np.int64]:
+    """The positions of the `limit` highest keys, and of those as high but for rounding."""
+    least = np.float32(-np.inf)
+    if len(keys) > limit:
+        least = np.partition(keys, len(keys) - limit)[len(keys) - limit]
+    if least == -np.inf:
+        return np.flatnonzero(keys > -np.inf)
+    return np.flatnonzero(keys >= least - np.float32(2 * slack))
