@@ -19,6 +19,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.top_k import TopK
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dotProduct", "euclidean")
 scales = st.sampled_from([1.0, 1e-20, 1e18])
+ones_and_twos = st.integers(1, 2)
 rows = st.lists(st.tuples(*[st.integers(-2, 2)] * 3).filter(any), max_size=40)
 
 
@@ -33,7 +34,12 @@ def scanned(kept: dict[int, Any], query: Any, similarity: Similarity, limit: int
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @given(
     vectors=rows,
-    removed=st.sets(st.integers(0, 39)),
+    removed=st.one_of(
+        st.sets(st.integers(0, 39)),
+        st.builds(
+            lambda first, step: set(range(first, 40, step)), st.integers(0, 6), ones_and_twos
+        ),
+    ),
     expired=st.sets(st.integers(0, 39)),
     query=st.tuples(*[st.integers(-2, 2)] * 3).filter(any),
     limit=st.integers(1, 12),
