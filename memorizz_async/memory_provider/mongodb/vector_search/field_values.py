@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -43,11 +44,11 @@ _KINDS: dict[type, str] = {
 }
 """By the very type: a `Code` is a str and no string to the server, a bool an int and no number."""
 _NOTHING = (dict, list)  # an operand is never one of these
-_TESTS: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARES: dict[str, Callable[[Any, Any], Any]] = {
     "$eq": operator.eq,
     "$ne": operator.eq,
-    "$in": operator.contains,
-    "$nin": operator.contains,
+    "$in": operator.eq,
+    "$nin": operator.eq,
     "$gt": operator.lt,  # the operand stands first
     "$gte": operator.le,
     "$lt": operator.gt,
@@ -62,27 +63,38 @@ def values_of(paths: Sequence[str]) -> ValuesOf:
 
 
 class Test(NamedTuple):
-    """A comparison, taken apart: it holds where some value of this kind passes; `negated`, where
-    none does.
+    """A comparison, taken apart: it holds where some value of this kind compares so with one of the
+    operands; `negated`, where none does. The operand stands first.
     """
 
     kind: str
-    passes: Callable[[Any], bool]
+    compares: Callable[[Any, Any], Any]
+    operands: tuple[Any, ...]
     negated: bool
+
+    def passes(self) -> Callable[[Any], bool]:
+        """Whether a value passes."""
+        if len(self.operands) > 1:
+            return frozenset(self.operands).__contains__
+        return partial(self.compares, self.operands[0])
 
 
 def test_of(wanted: Comparison) -> Test:
     """What the values at the path of a comparison have to pass."""
     several = wanted.operator in ("$in", "$nin")
     operands = wanted.value if several else (wanted.value,)
-    values = [_comparable(value) for value in operands]
-    compare, operand = _TESTS[wanted.operator], frozenset(values) if several else values[0]
-    first = operands[0]  # of several all are of one kind: `parse_filter` sees to it
     return Test(
-        next(kind for type_, kind in _KINDS.items() if isinstance(first, type_)),
-        lambda value: compare(operand, value),
+        _kind(operands[0]),  # of several, all are of one: `parse_filter` sees to it
+        _COMPARES[wanted.operator],
+        tuple(_comparable(value) for value in operands),
         wanted.operator in ("$ne", "$nin"),
     )
+
+
+def _kind(operand: Any) -> str:
+    """Of what a caller gave, which may be of a subclass, as pandas' moments are."""
+    exact = _KINDS.get(type(operand))
+    return exact or next(kind for known, kind in _KINDS.items() if isinstance(operand, known))
 
 
 def _values_at(row: Mapping[str, Any], parts: Sequence[str]) -> Values | None:

@@ -8,6 +8,7 @@ are only appended to, as the vectors are, so that a search in a thread sees one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +16,19 @@ from numpy.typing import NDArray
 from memorizz_async.memory_provider.mongodb.filters import AllOf, AnyOf, Comparison, Condition
 from memorizz_async.memory_provider.mongodb.vector_search.field_values import (
     RowValues,
+    Test,
     Values,
     test_of,
 )
 
 Mask = NDArray[np.bool_]
 
-_BYTES_A_VALUE = 240
-"""What Python keeps of a different value: itself, its code, its places in a dict and a list."""
+_AS_NUMBERS = ("number", "date")
+_EXACT = 2**53
+"""Whole numbers up to here are float64's; with larger ones, and NaN, Python compares."""
+
+_BYTES_A_VALUE = 256
+"""What is kept of a different value: itself, its code, its places in a dict, a list, an array."""
 
 
 class Columns:
@@ -75,8 +81,7 @@ class _Column:
         self._codes = np.empty(capacity, dtype=np.int32)
         self._count = 0
         self._code_of: dict[Values | None, int] = {}
-        self._by_kind: dict[str, tuple[list[object], list[int]]] = {}
-        """For each kind its values, and beside each the code of the row's values that it is of."""
+        self._by_kind: dict[str, _Known] = {}
         self._text_bytes = 0
 
     @property
@@ -97,12 +102,12 @@ class _Column:
         return [known[code] for code in self._codes[positions].tolist()]
 
     def where(self, wanted: Comparison, count: int) -> Mask:
-        kind, passes, negated = test_of(wanted)
+        test = test_of(wanted)
         # Room for every code: more may come while a thread is in here, about rows not asked for.
         holds = np.zeros(len(self._codes), dtype=np.bool_)
-        values, codes = self._by_kind.get(kind, ((), ()))
-        holds[[code for value, code in zip(values, codes, strict=False) if passes(value)]] = True
-        if negated:
+        if (known := self._by_kind.get(test.kind)) is not None:
+            holds[known.codes_where(test)] = True
+        if test.negated:
             np.logical_not(holds, out=holds)
         chosen: Mask = holds[self._codes[:count]]
         return chosen
@@ -114,8 +119,44 @@ class _Column:
     def _learn(self, values: Values | None) -> None:
         code = len(self._code_of)
         for kind, value in zip((values or ())[::2], (values or ())[1::2], strict=True):
-            known = self._by_kind.setdefault(kind, ([], []))
-            known[1].append(code)  # before the value, which whoever reads goes by
-            known[0].append(value)
+            self._by_kind.setdefault(kind, _Known()).append(value, code)
             self._text_bytes += len(value) if isinstance(value, str) else 16
         self._code_of[values] = code
+
+
+class _Known:
+    """The values of one kind, and beside each the code of the row's values that it is of."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+        self._codes: list[int] = []
+        self._arrays: tuple[int, NDArray[np.float64] | None, NDArray[np.int32]] | None = None
+
+    def append(self, value: Any, code: int) -> None:
+        self._codes.append(code)  # before the value, which whoever reads goes by
+        self._values.append(value)
+
+    def codes_where(self, test: Test) -> NDArray[np.int32] | list[int]:
+        """The codes of the values that pass."""
+        operands = test.operands
+        if test.kind in _AS_NUMBERS and all(abs(operand) <= _EXACT for operand in operands):
+            numbers, codes = self._as_arrays()
+            if numbers is not None:
+                holds = test.compares(operands[0], numbers)
+                for operand in operands[1:]:
+                    holds |= test.compares(operand, numbers)
+                passing: NDArray[np.int32] = codes[holds]
+                return passing
+        passes = test.passes()
+        both = zip(self._values, self._codes, strict=False)
+        return [code for value, code in both if passes(value)]
+
+    def _as_arrays(self) -> tuple[NDArray[np.float64] | None, NDArray[np.int32]]:
+        """Values and codes; no values where float64 would not tell them apart."""
+        count = len(self._values)
+        if self._arrays is None or self._arrays[0] != count:
+            numbers = np.array(self._values[:count], dtype=np.float64)
+            exact = bool((np.abs(numbers) <= _EXACT).all())
+            codes = np.array(self._codes[:count], dtype=np.int32)
+            self._arrays = (count, numbers if exact else None, codes)
+        return self._arrays[1:]

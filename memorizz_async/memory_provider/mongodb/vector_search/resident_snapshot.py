@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Set
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,14 @@ from memorizz_async.memory_provider.mongodb.vector_search.scoring import (
 )
 from memorizz_async.vectors import Vector
 
+Positions = NDArray[np.intp]
+
 _RESCORED_AT_ONCE = 4_096
 _ORDINARY = (1e-15, 1e15)
 """Lengths between which squares and products stay inside float32."""
-_FEW = 4
-"""Of so many rows one must be asked for, else those are copied out before they are multiplied."""
+_FEW = 3
+"""Where fewer than one row of so many is asked for, those are copied out and then multiplied: it is
+reading the others from memory that takes the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,13 @@ class Part:
     def count(self) -> int:
         return len(self.lengths)
 
-    def chosen(self, condition: Condition) -> Mask | None:
+    def chosen(self, condition: Condition) -> Positions | None:
         """Which rows are there and satisfy the condition; None for all."""
-        if condition == EVERY_ROW:
-            return self.alive
-        holds = self.columns.where(condition, self.count)
-        return holds if self.alive is None else holds & self.alive
+        mask = self.alive
+        if condition != EVERY_ROW:
+            holds = self.columns.where(condition, self.count)
+            mask = holds if mask is None else holds & mask
+        return None if mask is None else np.flatnonzero(mask)
 
 
 class Snapshot:
@@ -85,17 +90,17 @@ class Snapshot:
         return self._dimensions * sum(part.count for part in self._parts)
 
     def __len__(self) -> int:
-        masks = ((part, part.chosen(self._condition)) for part in self._parts)
+        chosen = (part.chosen(self._condition) for part in self._parts)
         return sum(
-            part.count if mask is None else int(np.count_nonzero(mask)) for part, mask in masks
+            part.count if at is None else len(at)
+            for part, at in zip(self._parts, chosen, strict=True)
         )
 
     def rows(self) -> Iterator[NewRow]:
         """The rows, in no order."""
         for part in self._parts:
-            mask = part.chosen(self._condition)
-            positions = range(part.count) if mask is None else np.flatnonzero(mask).tolist()
-            for position in positions:
+            at = part.chosen(self._condition)
+            for position in range(part.count) if at is None else at.tolist():
                 yield part.rows[position]
 
     def best(
@@ -112,15 +117,18 @@ class Snapshot:
         """
         if not self._parts:
             return []
-        keys, slack = self._keys(query, similarity)
-        chosen = _candidates(keys, limit + len(without), slack)
+        chosen = [part.chosen(self._condition) for part in self._parts]
+        keys, slack = self._keys(query, similarity, chosen)
+        candidates = _candidates(keys, limit + len(without), slack)
         rated: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
         rows: list[NewRow] = []
         start = 0
-        for part in self._parts:
-            stop = start + part.count
-            first, last = np.searchsorted(chosen, (start, stop))
-            mine = chosen[first:last] - start
+        for part, at in zip(self._parts, chosen, strict=True):
+            stop = start + (part.count if at is None else len(at))
+            first, last = np.searchsorted(candidates, (start, stop))
+            mine = candidates[first:last] - start
+            if at is not None:
+                mine = at[mine]
             for block in range(0, len(mine), _RESCORED_AT_ONCE):
                 some = mine[block : block + _RESCORED_AT_ONCE]
                 rated.append((scores(part.matrix[some], query, similarity), part.order[some]))
@@ -131,16 +139,18 @@ class Snapshot:
         score = np.concatenate([each for each, _ in rated])
         order = np.concatenate([each for _, each in rated])
         found: list[tuple[Any, float]] = []
-        for position in np.lexsort((order, -score)).tolist():
-            if len(found) == limit:
+        best = np.lexsort((order, -score))
+        for position, value in zip(best.tolist(), score[best].tolist(), strict=True):
+            if len(found) == limit or isnan(value):  # which stand last
                 break
-            if rows[position].key not in without and not np.isnan(score[position]):
-                found.append((rows[position].row_id, float(score[position])))
+            if rows[position].key not in without:
+                found.append((rows[position].row_id, value))
         return found
 
-    def _keys(self, query: Vector, similarity: Similarity) -> tuple[NDArray[np.float32], float]:
+    def _keys(
+        self, query: Vector, similarity: Similarity, chosen: list[Positions | None]
+    ) -> tuple[NDArray[np.float32], float]:
         """A number for each row, higher where it is more similar, and how far off that may be."""
-        keys = np.empty(sum(part.count for part in self._parts), dtype=np.float32)
         length = float(np.linalg.norm(query.astype(np.float64)))
         rounding = float(np.finfo(np.float32).eps) * (8 + self._dimensions**0.5)
         least, most = _ORDINARY
@@ -153,28 +163,24 @@ class Snapshot:
             slack = rounding * (self._longest + length) ** 2
         else:
             slack = rounding * max(1.0, self._longest * length)
-        start = 0
-        for part in self._parts:
-            stop = start + part.count
-            chosen = part.chosen(self._condition)
-            if not ordinary:
-                keys[start:stop] = 0.0  # every row is a candidate
-            elif chosen is None or np.count_nonzero(chosen) * _FEW > part.count:
-                keys[start:stop] = _product(part.matrix, part.lengths, query, similarity)
-            else:
-                keys[start:stop][chosen] = _product(
-                    part.matrix[chosen], part.lengths[chosen], query, similarity
-                )
-            if chosen is not None:
-                keys[start:stop][~chosen] = -np.inf
-            start = stop
-        return keys, slack
+        keys = [
+            _product(part, at, query, similarity)
+            if ordinary  # else every row is a candidate
+            else np.zeros(part.count if at is None else len(at), dtype=np.float32)
+            for part, at in zip(self._parts, chosen, strict=True)
+        ]
+        return np.concatenate(keys), slack
 
 
 def _product(
-    rows: Matrix, lengths: NDArray[np.float32], query: Vector, similarity: Similarity
+    part: Part, at: Positions | None, query: Vector, similarity: Similarity
 ) -> NDArray[np.float32]:
-    keys = dot_products(rows, query)
+    lengths = part.lengths if at is None else part.lengths[at]
+    if at is None or len(at) * _FEW > part.count:
+        keys = dot_products(part.matrix, query)
+        keys = keys if at is None else keys[at]
+    else:
+        keys = dot_products(np.take(part.matrix, at, axis=0), query)
     if similarity == "cosine":
         keys /= lengths
     elif similarity == "euclidean":  # the same order as that of the negative squared distances
@@ -185,11 +191,9 @@ def _product(
     return keys
 
 
-def _candidates(keys: NDArray[np.float32], limit: int, slack: float) -> NDArray[np.int64]:
+def _candidates(keys: NDArray[np.float32], limit: int, slack: float) -> Positions:
     """The positions of the `limit` highest keys, and of those as high but for rounding."""
-    least = np.float32(-np.inf)
-    if len(keys) > limit:
-        least = np.partition(keys, len(keys) - limit)[len(keys) - limit]
-    if least == -np.inf:
-        return np.flatnonzero(keys > -np.inf)
+    if len(keys) <= limit:
+        return np.arange(len(keys))
+    least = np.partition(keys, len(keys) - limit)[len(keys) - limit]
     return np.flatnonzero(keys >= least - np.float32(2 * slack))
