@@ -95,12 +95,15 @@ def test_search_gives_every_way_side_by_side(mongod: Any, tmp_path: Path) -> Non
     """Each way at each size, the ratios, the memory of a scan, and the lag of others' writes."""
     figures = run(mongod.uri, tmp_path / "search.json", "search.py", "--quick")
     for size in figures["sizes"]:
-        assert set(size["ms"]) == {"arrays", "bindata", "scan", "resident", "bare"}
+        filtered = {"filtered_scan", "filtered_resident"}
+        assert set(size["ms"]) == {"arrays", "bindata", "scan", "resident", "bare"} | filtered
         assert min(size["ms"].values()) > 0
     assert {ratio["what"] for ratio in figures["ratios"]} == {
         "arrays_over_resident",
         "resident_over_bare",
         "arrays_over_scan",
+        "filtered_scan_over_resident",
+        "filtered_over_unfiltered",
         "scan_growth_mb",
     }
     assert 0 <= figures["lag_ms"]["p50"] <= figures["lag_ms"]["p99"]
