@@ -21,7 +21,7 @@ from support.embedder import DIMENSIONS
 
 from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
 from memorizz_async.deadline import Deadline
-from memorizz_async.memory_provider.mongodb import driver as driver_module
+from memorizz_async.memory_provider.mongodb.driver import change_stream
 
 KB = MemoryType.LONG_TERM_MEMORY
 QUERY = [1.0] * DIMENSIONS
@@ -154,7 +154,7 @@ class EveryWay:
 @pytest.fixture
 def every_way(mongod: Any, db_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[EveryWay]:
     """All of them, open for the whole of a property's examples."""
-    monkeypatch.setattr(driver_module, "_CHANGES_WAIT_MS", 20)
+    monkeypatch.setattr(change_stream, "CHANGES_WAIT_MS", 20)
     with AtlasStandin(mongod.host, mongod.port, lag_s=0).in_thread() as standin:
         opened = EveryWay(mongod, standin, db_name)
         try:
