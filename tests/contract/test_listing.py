@@ -78,6 +78,8 @@ async def test_rows_that_equal_what_is_asked_for(provider: AsyncMongoDBProvider)
     assert await ids({"deep": {"er": 1}}) == "c"
     assert await ids({"deep.er": 1}) == "c"
     assert await ids([{"kind": 1}]) == "a"
+    assert await ids([{}]) == "abc"
+    assert await ids([]) == ""
 
 
 async def test_rows_look_like_memories_or_like_what_was_stored(

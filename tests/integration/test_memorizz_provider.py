@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from atlas_standin import AtlasStandin
 from bson import Binary
 from memorizz import embeddings as memorizz_embeddings
 from memorizz.enums import MemoryType as T
@@ -1040,3 +1041,42 @@ except memorizz_async.MissingDependencyError as error:
     ).stdout
     assert "memorizz-async[memorizz]" in shown
     assert "PolyForm Noncommercial" in shown
+
+
+# -- Atlas -------------------------------------------------------------------------------------
+
+
+def test_searches_go_by_the_index_where_there_is_one(make: Make, mongod: Any, db_name: str) -> None:
+    """With memorizz's filters inside it: no search falls back to comparing every row."""
+    standin = AtlasStandin(mongod.host, mongod.port, pending_s=0, building_s=0)
+    with standin.in_thread():
+        provider = make(MongoDBConfig(standin.uri, db_name), embedding_provider=embed)
+        provider.ensure_indexes(["KNOWLEDGE_BASE", "SKILLBOX", "CONVERSATION_MEMORY"])
+        for base, memory in (("kb1", None), ("kb2", "m"), ("kb3", "n")):
+            provider.store(
+                turn("release", knowledge_base_id=base, memory_id=memory), T.KNOWLEDGE_BASE
+            )
+        provider.store(turn("release", agent_id="a", status="active"), T.SKILLBOX)
+        provider.store(turn("release"), T.CONVERSATION_MEMORY)
+        asyncio.run(standin.sync())
+        asked: list[Any] = []
+
+        async def explained(*arguments: Any, **options: Any) -> Any:
+            hits = await search(*arguments, **options, explain=True)
+            asked.append(hits.explain)
+            return hits
+
+        search = provider._inner.retrieve_memory_units_by_query_async
+        provider._inner.retrieve_memory_units_by_query_async = explained  # type: ignore[method-assign]
+        ask = provider.retrieve_by_query
+        assert len(ask("release", T.KNOWLEDGE_BASE, 9)) == 3
+        found = ask("release", T.KNOWLEDGE_BASE, 9, "m", knowledge_base_ids=["kb1"], user_id="u")
+        assert {row["knowledge_base_id"] for row in found} == {"kb1", "kb2"}
+        skills = provider.retrieve_skillbox_candidates(
+            "release", limit=3, statuses=["active"], agent_id="a", user_id=None
+        )
+        assert len(skills) == 1
+        assert len(ask("release", T.CONVERSATION_MEMORY, 9, "m", user_id=None, thread_id="t")) == 1
+        assert [one.strategy for one in asked] == ["atlas"] * 4, [one.why for one in asked]
+        provider.close()
+    assert standin.failures == []

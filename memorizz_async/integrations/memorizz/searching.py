@@ -75,7 +75,7 @@ class Searching(AdapterCore):
         kind = kind_of(memory_type, memory_store_type)
         scope = {"memory_id": memory_scope(memory_id), "user_id": user_scope(user_id)}
         exactly = {"thread_id": thread_id, "namespace": namespace, "session_id": session_id}
-        named = {name: str(value) for name, value in exactly.items() if value}
+        named = {name: str(value) for name, value in exactly.items() if value is not None}
         agent = user_scope(agent_id)  # three states, too
         if isinstance(query, Mapping) and not isinstance(query.get("embedding"), list):
             fields = {**query, **named, **({} if agent is UNSET else {"agent_id": agent})}

@@ -36,6 +36,8 @@ def equal_to(where: Where) -> Document:
     if isinstance(where, Mapping):
         return {_field(name): {"$eq": value} for name, value in where.items()}
     alternatives = [equal_to(one) for one in where]
+    if not alternatives:
+        return {"_id": {"$in": []}}  # any of none: no row
     return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
 
 
