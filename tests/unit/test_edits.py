@@ -25,6 +25,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], tuple[Any, ...], Any]] = [
     (e.equal_to, ([{"a": 1}],), {"a": {"$eq": 1}}),
     (e.equal_to, ([{"a": 1}, {"b": 2}],), {"$or": [{"a": {"$eq": 1}}, {"b": {"$eq": 2}}]}),
     (e.equal_to, ([],), {"_id": {"$in": []}}),
+    (e.history_index_keys, (), [("memory_id", 1), ("timestamp", 1), ("_id", 1)]),
     (e.rows_filter, (SCOPE,), SCOPE),
     (e.rows_filter, ({},), {}),
     (e.rows_filter, (SCOPE, {"a": 1}), {"$and": [SCOPE, {"a": {"$eq": 1}}]}),
@@ -65,7 +66,7 @@ def test_a_query_is_what_it_was(
 ) -> None:
     """Word for word, and BSON takes it."""
     assert function(*arguments) == expected
-    bson.encode(function(*arguments))
+    bson.encode({"": function(*arguments)})
 
 
 def test_rows_by_id_and_alive() -> None:
