@@ -66,12 +66,14 @@ def bench(session: nox.Session) -> None:
     install(session, "performance,local")
     env = offline(session)
     session.run("python", "benchmarks/recall.py", *session.posargs, env=env)
+    session.run("python", "benchmarks/network.py", *session.posargs, env=env)
     session.run("python", "benchmarks/search.py", *session.posargs, env=env)
     session.run("python", "benchmarks/embedding.py", *session.posargs, env=env)
     if LOCOMO.is_file():
         session.run("python", "benchmarks/locomo.py", "--data", str(LOCOMO), env=env)
+        session.run("python", "benchmarks/context.py", "--data", str(LOCOMO), env=env)
     else:
-        session.log("benchmarks/locomo.py was not run: %s is absent", LOCOMO)
+        session.log("benchmarks/locomo.py and context.py were not run: %s is absent", LOCOMO)
 
 
 @nox.session

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,24 +57,68 @@ class BareRecall:
         self, collection: Any, memory_id: str, vector: NDArray[np.float32], limit: int
     ) -> list[dict[str, Any]]:
         scope, now = {"memory_id": memory_id}, datetime.now(UTC)
-        ids: list[ObjectId] = []
-        best: list[NDArray[np.float32]] = []
+        best = _Best(vector, limit)
         async for batch in collection.find_raw_batches(
             scan_filter(scope, now), scan_projection(), batch_size=_BATCH
         ):
-            (length,) = struct.unpack_from("<i", batch)
-            rows = np.frombuffer(batch, dtype=np.uint8).reshape(-1, length)
-            numbers = rows[:, length - 1 - 4 * vector.size : length - 1]
-            scores = np.ascontiguousarray(numbers).view("<f4") @ vector
-            top = np.argpartition(-scores, min(limit, len(scores) - 1))[:limit]
-            ids += [ObjectId(rows[position, _ID].tobytes()) for position in top.tolist()]
-            best.append(scores[top])
-        every = np.concatenate(best)
-        order = np.argsort(-every)[:limit].tolist()
-        score = {ids[position]: float((1 + every[position]) / 2) for position in order}
+            best.look_at(batch)
+        scores = best.scores()
         found = await collection.find(
-            rows_by_id_filter(list(score), scope, now), row_projection(False)
+            rows_by_id_filter(list(scores), scope, now), row_projection(False)
         ).to_list(None)
-        hits = [{**row, "score": score[row["_id"]]} for row in found]
-        hits.sort(key=lambda hit: -hit["score"])
-        return hits
+        return _hits(found, scores)
+
+
+class BareSyncRecall:
+    """One query at a time, by the blocking driver: the same calls. Safe in several threads."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self._client: Any = pymongo.MongoClient(address, tz_aware=True)
+        self._database = self._client[name]
+
+    def one(
+        self, collection: str, memory_id: str, vector: NDArray[np.float32], limit: int
+    ) -> list[dict[str, Any]]:
+        scope, now = {"memory_id": memory_id}, datetime.now(UTC)
+        best = _Best(vector, limit)
+        rows = self._database[collection]
+        for batch in rows.find_raw_batches(
+            scan_filter(scope, now), scan_projection(), batch_size=_BATCH
+        ):
+            best.look_at(batch)
+        scores = best.scores()
+        return _hits(
+            rows.find(rows_by_id_filter(list(scores), scope, now), row_projection(False)), scores
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class _Best:
+    """The rows most similar to a vector, of batches of raw BSON."""
+
+    def __init__(self, vector: NDArray[np.float32], limit: int) -> None:
+        self._vector, self._limit = vector, limit
+        self._ids: list[ObjectId] = []
+        self._scores: list[NDArray[np.float32]] = []
+
+    def look_at(self, batch: bytes) -> None:
+        (length,) = struct.unpack_from("<i", batch)
+        rows = np.frombuffer(batch, dtype=np.uint8).reshape(-1, length)
+        numbers = rows[:, length - 1 - 4 * self._vector.size : length - 1]
+        scores = np.ascontiguousarray(numbers).view("<f4") @ self._vector
+        top = np.argpartition(-scores, min(self._limit, len(scores) - 1))[: self._limit]
+        self._ids += [ObjectId(rows[position, _ID].tobytes()) for position in top.tolist()]
+        self._scores.append(scores[top])
+
+    def scores(self) -> dict[ObjectId, float]:
+        every = np.concatenate(self._scores)
+        order = np.argsort(-every)[: self._limit].tolist()
+        return {self._ids[position]: float((1 + every[position]) / 2) for position in order}
+
+
+def _hits(found: Iterable[dict[str, Any]], scores: dict[ObjectId, float]) -> list[dict[str, Any]]:
+    return sorted(
+        ({**row, "score": scores[row["_id"]]} for row in found), key=lambda hit: -hit["score"]
+    )

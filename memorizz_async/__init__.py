@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memorizz_async.config import MongoDBConfig
+    from memorizz_async.context import (
+        ContextMemory,
+        ContextReport,
+        ContextTemplate,
+        ContextWindow,
+        ContextWindowManager,
+        KeptMemory,
+        LeftOut,
+    )
     from memorizz_async.embeddings import (
         AsyncEmbeddingProvider,
         get_async_embedding_provider,
@@ -49,6 +58,7 @@ if TYPE_CHECKING:
     )
     from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET, AsyncMongoDBProvider
     from memorizz_async.memory_unit import MemoryUnit
+    from memorizz_async.notebook import allow_nested_run
     from memorizz_async.results import (
         BatchResults,
         Explanation,
@@ -65,6 +75,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "memorizz_async.config": ("MongoDBConfig",),
+    "memorizz_async.context": (
+        "ContextMemory",
+        "ContextReport",
+        "ContextTemplate",
+        "ContextWindow",
+        "ContextWindowManager",
+        "KeptMemory",
+        "LeftOut",
+    ),
     "memorizz_async.embeddings": (
         "AsyncEmbeddingProvider",
         "get_async_embedding_provider",
@@ -104,6 +123,7 @@ _HOMES = {
     ),
     "memorizz_async.memory_provider.mongodb": ("EVERY_TENANT", "UNSET", "AsyncMongoDBProvider"),
     "memorizz_async.memory_unit": ("MemoryUnit",),
+    "memorizz_async.notebook": ("allow_nested_run",),
     "memorizz_async.results": (
         "BatchResults",
         "Explanation",
@@ -128,6 +148,11 @@ __all__ = [
     "BatchResults",
     "ClosedError",
     "ConfigurationError",
+    "ContextMemory",
+    "ContextReport",
+    "ContextTemplate",
+    "ContextWindow",
+    "ContextWindowManager",
     "CrossEncoderReranker",
     "DataFolderError",
     "DatabaseError",
@@ -144,6 +169,8 @@ __all__ = [
     "InvalidLimitError",
     "InvalidQueryError",
     "InvalidURIError",
+    "KeptMemory",
+    "LeftOut",
     "LifecycleError",
     "LocalServerError",
     "MemorizzAsyncError",
@@ -166,6 +193,7 @@ __all__ = [
     "UnsupportedOperationError",
     "WriteError",
     "__version__",
+    "allow_nested_run",
     "get_async_embedding_provider",
     "get_embedding_async",
     "get_embeddings_batch_async",

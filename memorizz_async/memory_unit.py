@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
-from memorizz_async.config import Consistency, RecallMode
+from memorizz_async.config import Consistency, MongoDBConfig, RecallMode
 from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
@@ -31,9 +31,12 @@ class MemoryUnit:
         string or an enum: which types a recall asks for where the caller names none.
     memory_provider: the AsyncMongoDBProvider to ask; its embedder embeds, so that queries and rows
         have one model. It may be given with each call instead. It is borrowed: whoever made it
-        closes it.
+        closes it. Given a MongoDBConfig, the unit makes a provider of its own.
     memory_signal: the weights and the half-life of the hits' `memory_signal`.
     memory_id, user_id: the tenant of calls that name none.
+
+    `async with` opens and closes a provider that is the unit's own, and leaves a borrowed one as it
+    is: one way to write it, whoever owns the provider.
     """
 
     def __init__(
@@ -46,10 +49,28 @@ class MemoryUnit:
         user_id: Scoped = UNSET,
     ) -> None:
         self.application_mode = application_mode_of(application_mode)
-        self.memory_provider = memory_provider
+        self._own_provider = (
+            AsyncMongoDBProvider(memory_provider)
+            if isinstance(memory_provider, MongoDBConfig)
+            else None
+        )
+        self.memory_provider = self._own_provider or memory_provider
         self.memory_signal = memory_signal or MemorySignal()
         self.memory_id = memory_id
         self.user_id = user_id
+
+    async def __aenter__(self) -> Self:
+        if self._own_provider is not None:
+            await self._own_provider.__aenter__()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close_async()
+
+    async def close_async(self) -> None:
+        """Close the provider that the unit made; one that it was lent stays open. Idempotent."""
+        if self._own_provider is not None:
+            await self._own_provider.close_async()
 
     async def retrieve_all_memory_types_async(
         self,
@@ -99,7 +120,7 @@ class MemoryUnit:
         started = time.perf_counter()
         checked_query(query)
         whose, who = self._tenant(memory_id, user_id)
-        batch = await self._provider(async_memory_provider).batch_retrieve_async(
+        batch = await self.provider_for(async_memory_provider).batch_retrieve_async(
             [
                 {
                     "key": name_of(kind),
@@ -144,7 +165,7 @@ class MemoryUnit:
         See `AsyncMongoDBProvider.store_async` for the fields and for what it raises.
         """
         whose, who = self._tenant(memory_id, user_id)
-        return await self._provider(async_memory_provider).store_async(
+        return await self.provider_for(async_memory_provider).store_async(
             content, memory_type, memory_id=whose, user_id=who, timeout_ms=timeout_ms
         )
 
@@ -166,12 +187,17 @@ class MemoryUnit:
             )
         return limits
 
-    def _provider(self, given: Any) -> AsyncMongoDBProvider:
+    def provider_for(self, given: Any = None) -> AsyncMongoDBProvider:
+        """The provider of a call: the one that it names, else the unit's.
+
+        Raises ConfigurationError where there is none, or where it is not an async one.
+        """
         provider = self.memory_provider if given is None else given
         if provider is None:
             raise ConfigurationError(
                 "The memory unit has no provider",
-                fix="pass memory_provider to MemoryUnit, or async_memory_provider to the call",
+                fix="pass memory_provider to MemoryUnit (or a MongoDBConfig), or "
+                "async_memory_provider to the call",
             )
         if not hasattr(provider, "batch_retrieve_async"):
             raise ConfigurationError(

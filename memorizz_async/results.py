@@ -10,6 +10,7 @@ from typing import Any
 from memorizz_async.config import RecallMode
 from memorizz_async.enums.memory_type import MemoryType, memory_type_of, name_of
 from memorizz_async.errors import MemorizzAsyncError, StoredEmbeddingError, UnknownMemoryTypeError
+from memorizz_async.markup import hits_html, recall_html
 
 Hit = dict[str, Any]
 
@@ -81,6 +82,13 @@ class Hits(list[Hit]):
         self.explain = explain
         self.unsearchable = unsearchable
 
+    def _repr_html_(self) -> str:
+        """A table, for notebooks."""
+        about = f"{len(self)} hits, searched by {self.strategy or 'nobody'}, mode {self.mode}"
+        if self.unsearchable is not None:
+            about += f"; {self.unsearchable}"
+        return hits_html(self, about)
+
 
 class BatchResults(dict[str, Hits]):
     """The hits of each query of a batch under its key, in the order of the batch.
@@ -111,6 +119,12 @@ class BatchResults(dict[str, Hits]):
     def explain(self) -> dict[str, Explanation]:
         """How each query was answered, by its key: of those that had `explain=True`."""
         return {key: hits.explain for key, hits in self.items() if hits.explain is not None}
+
+    def _repr_html_(self) -> str:
+        """Failures, hits by key, and where the time went, for notebooks."""
+        return recall_html(
+            self, self.errors, embedding_ms=self.embedding_ms, queries_ms=self.queries_ms
+        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,17 @@ class RecallResults(BatchResults):
             queries_ms=batch.queries_ms,
         )
         self.timings = Timings(batch.embedding_ms, batch.queries_ms, total_ms)
+
+    def _repr_html_(self) -> str:
+        """As of a batch, with the time of the whole call."""
+        times = self.timings
+        return recall_html(
+            self,
+            self.errors,
+            embedding_ms=times.embedding_ms,
+            queries_ms=times.queries_ms,
+            total_ms=times.total_ms,
+        )
 
     def __getitem__(self, key: Any) -> Hits:
         found = self._key(key)

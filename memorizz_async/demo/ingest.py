@@ -54,7 +54,10 @@ class Import:
         for kind, rows in self.memories.items():
             for start in range(0, len(rows), _ROWS_A_CALL):
                 chunk = rows[start : start + _ROWS_A_CALL]
-                await provider.store_many_async(chunk, kind, memory_id=memory_id)
+                # A turn is stored among its neighbours: "Yes, last summer!" says nothing alone.
+                is_turns = kind is MemoryType.CONVERSATION_MEMORY
+                store = provider.store_conversation_async if is_turns else provider.store_many_async
+                await store(chunk, kind, memory_id=memory_id)
                 advance(len(chunk))
         with suppress(DuplicateMemoryError):  # another import of the same was as fast
             await provider.store_async(

@@ -23,6 +23,7 @@ from memorizz_async.retrieval.memory_signal import moment
 
 _STRATEGIES = {
     "scan": "exact, over every vector of the memory_id",
+    "resident": "exact, in memory, kept fresh by a change stream",
     "atlas": "$vectorSearch",
 }
 _LONGEST = 110  # characters of a memory that are shown
@@ -162,11 +163,13 @@ def figures(
 def conclusion(asked: Sequence[Asked], database: Database, model: Model) -> Group:
     """What it comes to, and what served it."""
     strategies = {hits.strategy for one in asked for hits in one.results.values()}
+    modes = {hits.mode for one in asked for hits in one.results.values()}
     found = sum(one.found for one in asked)
+    vectors = ", ".join(sorted(_STRATEGIES.get(name, name) for name in strategies))
     served = {
         "server": str(database),
         "data": f"database {database.name}" + (f" in {database.folder}" if database.folder else ""),
-        "search": ", ".join(sorted(_STRATEGIES.get(name, name) for name in strategies)),
+        "search": f"{', '.join(sorted(modes))}; vectors: {vectors}",
         "model": f"{model.name} on {model.device}",
     }
     return Group(

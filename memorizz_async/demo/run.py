@@ -33,6 +33,8 @@ from memorizz_async.validation import checked_limit
 DATABASE = "memorizz_demo"
 """Not the database of the user's own memories."""
 QUESTIONS = 5
+_INDEX_TIMEOUT_MS = 600_000
+"""Search indexes of a cluster take minutes."""
 
 _LIMITS = {
     MemoryType.LONG_TERM_MEMORY: 3,
@@ -72,6 +74,7 @@ async def run_demo(options: DemoOptions, screen: Screen) -> dict[str, Any]:
         screen.title("memorizz-async", "one embedding, every memory type at once")
         database = await _open(provider, stack, screen)
         model = await _load(embedder, screen)
+        await _index(provider, list(stored), screen)
         started = time.perf_counter()
         written = await _import(provider, imports, screen)
         ingest_s = time.perf_counter() - started
@@ -112,6 +115,16 @@ async def _load(embedder: AsyncEmbeddingProvider, screen: Screen) -> Model:
         model = model_of(embedder)
         done(f"{model.name} on {model.device}, {model.dimensions} dimensions")
     return model
+
+
+async def _index(
+    provider: AsyncMongoDBProvider, kinds: Sequence[MemoryType], screen: Screen
+) -> None:
+    """Text indexes make recall hybrid; search indexes are waited for where there are any."""
+    with screen.step("Creating the indexes") as done:
+        report = await provider.ensure_indexes_async(kinds, timeout_ms=_INDEX_TIMEOUT_MS)
+        vectors = "an index" if report.search else "an exact comparison"
+        done(f"vectors are searched by {vectors}, words by {'an' if report.text else 'no'} index")
 
 
 async def _import(provider: AsyncMongoDBProvider, imports: Sequence[Import], screen: Screen) -> int:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
 
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
 from memorizz_async.embeddings.backends.function import FunctionBackend
 from memorizz_async.embeddings.backends.manager import ManagerBackend, is_manager
-from memorizz_async.embeddings.protocol import Backend, Embedder, Matrix, Vector
+from memorizz_async.embeddings.protocol import (
+    Backend,
+    Embedder,
+    Matrix,
+    TokenCount,
+    Vector,
+)
 from memorizz_async.embeddings.vectors import (
     as_matrix,
     bad_rows,
@@ -33,8 +40,25 @@ class ManagedEmbedder(Embedder, Protocol):
         """After it, `get_dimensions()` answers."""
         ...
 
+    async def token_counter_async(self) -> TokenCount | None:
+        """A function to count tokens with; None where there is no tokenizer to count by."""
+        ...
+
     async def close_async(self) -> None:
         """Close what is ours; an object that was lent stays open."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """As `load_async`."""
+        ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """As `close_async`."""
         ...
 
 
@@ -135,8 +159,26 @@ class CheckedEmbedder:
         if not known:
             await self.encode_query_async("dimensions")
 
+    async def token_counter_async(self) -> TokenCount | None:
+        """The embedder's own, where it has such a method."""
+        own = getattr(self._embedder, "token_counter_async", None)
+        counter: TokenCount | None = None if own is None else await _asked(own())
+        return counter
+
     async def close_async(self) -> None:
         """Nothing: the embedder is the user's."""
+
+    async def __aenter__(self) -> Self:
+        await self.load_async()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close_async()
 
     def _checked(self, values: Any, count: int) -> Matrix:
         matrix = as_matrix(values, count, self._seen_dimensions)

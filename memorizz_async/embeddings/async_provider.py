@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast, overload
@@ -17,12 +18,13 @@ from memorizz_async.embeddings.backends.sentence_transformer import (
 from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL
 from memorizz_async.embeddings.cache import VectorCache
 from memorizz_async.embeddings.engine import Engine
+from memorizz_async.embeddings.protocol import HasTokenizer
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.embeddings.work_queue import WorkQueue
 from memorizz_async.errors import ConfigurationError, LifecycleError
 
 if TYPE_CHECKING:
-    from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, Vector
+    from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, TokenCount, Vector
     from memorizz_async.embeddings.stats import EmbeddingStats
 
 _MIB = 1024 * 1024
@@ -189,6 +191,18 @@ class AsyncEmbeddingProvider:
         await self._engine.load()
         if self._engine.dimensions is None:
             await self._engine.embed(["dimensions"], "document", wait=True)
+
+    async def token_counter_async(self) -> TokenCount | None:
+        """A function to count tokens with, by the model's own tokenizer; loads the model.
+
+        None where the backend has no tokenizer: HTTP, functions, managers. What frames a text
+        (`[CLS]` and its like) is not counted, so that counts can be added up. Safe from any thread,
+        also while the model computes.
+        """
+        await self._engine.load()
+        if not isinstance(self._backend, HasTokenizer):
+            return None
+        return await asyncio.to_thread(self._backend.token_counter)
 
     def get_model_name(self) -> str:
         """The name that rows carry as `embedding_model`."""

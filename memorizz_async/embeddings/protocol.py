@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 Kind: TypeAlias = Literal["query", "document"]
+TokenCount: TypeAlias = Callable[[str], int]
+"""How many tokens a text has."""
 Vector: TypeAlias = npt.NDArray[np.float32]
 """Shape (dimensions,), float32. What an embedder hands out is read-only: copy it to change it."""
 Matrix: TypeAlias = npt.NDArray[np.float32]
@@ -115,6 +117,19 @@ class Backend(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Numbers of the backend's own for `stats()`; an empty dict where it has none."""
+        ...
+
+
+@runtime_checkable
+class HasTokenizer(Protocol):
+    """What a backend may offer besides: its model's tokenizer."""
+
+    def token_counter(self) -> TokenCount | None:
+        """A function to count tokens with; None where this model has no tokenizer.
+
+        Called in a worker thread once the backend is open. The function is safe to call from any
+        thread while the model computes, and after `close`.
+        """
         ...
 
 

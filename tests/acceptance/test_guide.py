@@ -1,390 +1,66 @@
 """The contract: the code of the memorizz guide runs with only `memorizz.` made `memorizz_async.`.
 
-Each constant is one block of that guide, in its order. They run as they stand, against a real
-mongod and the real model; the one other thing that changes is the address of the server.
+Its blocks (support/guide_blocks.py) run as they stand, against a real mongod and the real model;
+the one other thing that changes is the address of the server. What patches or registers something
+for the whole process runs in one of its own.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.guide_blocks import (
+    BATCH_EMBEDDINGS,
+    BATCH_QUERIES,
+    BENCHMARK,
+    BLOCKS,
+    CLOSE_CONNECTIONS,
+    CONTEXT_WINDOW,
+    CUSTOM_PROVIDER,
+    ENVIRONMENT,
+    ERROR_HANDLING,
+    EVENT_LOOP_RUNNING,
+    FORCE_GPU,
+    FULL_EXAMPLE,
+    GPU_NOT_DETECTED,
+    INDEXES,
+    MINIMAL_EXAMPLE,
+    POOL_MONITORING,
+    QUICK_START,
+    REUSE_PROVIDERS,
+    SEQUENTIAL_AND_PARALLEL,
+    SINGLE_EMBEDDING,
+    SINGLE_QUERY,
+    UNIT_TESTS,
+    USE_THE_BATCH,
+)
+from support.pages import read_in_own_process
 
 from memorizz_async import (
     AsyncMongoDBProvider,
+    ClosedError,
     DeviceUnavailableError,
+    InvalidQueryError,
     MemoryType,
     MemoryUnit,
     MongoDBConfig,
 )
-from memorizz_async.embeddings import get_embedding_async, reset_async_embedding_provider
+from memorizz_async.embeddings import (
+    get_async_embedding_provider,
+    get_embedding_async,
+    reset_async_embedding_provider,
+)
 from memorizz_async.memory_provider.mongodb.driver import blocking_command
 
 GUIDE = Path(__file__).parents[3] / "shared" / "seeds" / "001_e15b68b702aa4475.txt"
 GUIDES_ADDRESS = "mongodb://localhost:27017"
-
-QUICK_START = """\
-import asyncio
-from memorizz_async.memory_unit import MemoryUnit
-from memorizz_async.memory_provider.mongodb import MongoDBConfig, AsyncMongoDBProvider
-from memorizz_async.enums.memory_type import MemoryType
-
-async def main():
-    # Configure providers
-    config = MongoDBConfig(
-        uri="mongodb://localhost:27017",
-        db_name="memorizz"
-    )
-
-    # Create async provider
-    async_provider = AsyncMongoDBProvider(config)
-
-    # Create memory unit
-    mu = MemoryUnit(
-        application_mode='conversational',
-        memory_provider=async_provider  # Can use sync provider for backward compat
-    )
-
-    # Use batch retrieval API (3-5x faster!)
-    results = await mu.retrieve_all_memory_types_async(
-        query="What is machine learning?",
-        memory_id="user123",
-        limits={
-            MemoryType.LONG_TERM_MEMORY: 5,
-            MemoryType.CONVERSATION_MEMORY: 5,
-            MemoryType.WORKFLOW_MEMORY: 5,
-        },
-        async_memory_provider=async_provider
-    )
-
-    # Access results
-    semantic = results.get('LONG_TERM_MEMORY', [])
-    episodic = results.get('CONVERSATION_MEMORY', [])
-    procedural = results.get('WORKFLOW_MEMORY', [])
-
-    print(f"Found {len(semantic)} semantic memories")
-    print(f"Found {len(episodic)} episodic memories")
-    print(f"Found {len(procedural)} procedural memories")
-
-    # Cleanup
-    await async_provider.close_async()
-
-# Run
-asyncio.run(main())
-"""
-
-SINGLE_QUERY = """\
-from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
-from memorizz_async.enums.memory_type import MemoryType
-
-async def query_single_type():
-    provider = AsyncMongoDBProvider(config)
-
-    # Single async query
-    results = await provider.retrieve_memory_units_by_query_async(
-        query="machine learning",
-        query_embedding=embedding_vector,  # Or pass None to compute
-        memory_id="user123",
-        memory_type=MemoryType.LONG_TERM_MEMORY,
-        limit=5
-    )
-
-    return results
-"""
-
-BATCH_QUERIES = """\
-async def query_batch():
-    provider = AsyncMongoDBProvider(config)
-
-    # Prepare batch queries
-    queries = [
-        {
-            'key': 'semantic',
-            'embedding': embedding_vector,
-            'memory_id': 'user123',
-            'memory_type': MemoryType.LONG_TERM_MEMORY,
-            'limit': 5
-        },
-        {
-            'key': 'episodic',
-            'embedding': embedding_vector,
-            'memory_id': 'user123',
-            'memory_type': MemoryType.CONVERSATION_MEMORY,
-            'limit': 5
-        },
-        {
-            'key': 'procedural',
-            'embedding': embedding_vector,
-            'memory_id': 'user123',
-            'memory_type': MemoryType.WORKFLOW_MEMORY,
-            'limit': 5
-        },
-    ]
-
-    # Execute all queries in PARALLEL!
-    results = await provider.batch_retrieve_async(queries)
-
-    # Results: {'semantic': [...], 'episodic': [...], 'procedural': [...]}
-    return results
-"""
-
-SINGLE_EMBEDDING = """\
-from memorizz_async.embeddings import get_embedding_async
-
-async def compute_embedding():
-    # Automatically uses GPU if available, falls back to CPU
-    embedding = await get_embedding_async("What is machine learning?")
-
-    print(f"Embedding dimension: {len(embedding)}")
-    return embedding
-"""
-
-BATCH_EMBEDDINGS = """\
-from memorizz_async.embeddings import get_embeddings_batch_async
-
-async def compute_batch():
-    texts = [
-        "What is machine learning?",
-        "How do neural networks work?",
-        "Explain deep learning"
-    ]
-
-    # Compute all embeddings in ONE batch (much faster!)
-    embeddings = await get_embeddings_batch_async(texts, batch_size=32)
-
-    print(f"Computed {len(embeddings)} embeddings")
-    return embeddings
-"""
-
-CUSTOM_PROVIDER = """\
-from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
-
-async def custom_provider():
-    # Custom model and device selection
-    provider = AsyncEmbeddingProvider(
-        model_name='sentence-transformers/all-mpnet-base-v2',  # Larger model
-        device='cuda',  # Force GPU
-        max_workers=8   # More threads for CPU fallback
-    )
-
-    # Use provider
-    embeddings = await provider.encode_async([
-        "text 1", "text 2", "text 3"
-    ])
-
-    print(f"Using device: {provider.get_device()}")
-    print(f"Model: {provider.get_model_name()}")
-    print(f"Dimensions: {provider.get_dimensions()}")
-
-    # Cleanup
-    provider.shutdown()
-
-    return embeddings
-"""
-
-FULL_EXAMPLE = """\
-import asyncio
-from memorizz_async.memory_unit import MemoryUnit
-from memorizz_async.memory_provider.mongodb import MongoDBConfig, AsyncMongoDBProvider
-from memorizz_async.enums.memory_type import MemoryType
-
-async def full_retrieval_example():
-    # Setup
-    config = MongoDBConfig(uri="mongodb://localhost:27017", db_name="memorizz")
-    async_provider = AsyncMongoDBProvider(config)
-
-    mu = MemoryUnit(
-        application_mode='conversational',
-        memory_provider=async_provider
-    )
-
-    # Define what to retrieve
-    query = "How do I train a neural network?"
-    memory_id = "user_alice"
-    limits = {
-        MemoryType.LONG_TERM_MEMORY: 5,        # Semantic knowledge
-        MemoryType.CONVERSATION_MEMORY: 10,    # Recent conversations
-        MemoryType.WORKFLOW_MEMORY: 3,         # Procedural memories
-    }
-
-    # Retrieve ALL types in parallel (ONE embedding, 3 parallel queries!)
-    print("Retrieving memories...")
-    results = await mu.retrieve_all_memory_types_async(
-        query=query,
-        memory_id=memory_id,
-        limits=limits,
-        async_memory_provider=async_provider
-    )
-
-    # Process results
-    for memory_type, memories in results.items():
-        print(f"\\n{memory_type}: {len(memories)} memories")
-        for mem in memories[:2]:  # Show first 2
-            content = mem.get('content', '')[:100]
-            score = mem.get('memory_signal', 0)
-            print(f"  - [{score:.3f}] {content}")
-
-    # Cleanup
-    await async_provider.close_async()
-
-asyncio.run(full_retrieval_example())
-"""
-
-SEQUENTIAL_AND_PARALLEL = """\
-import asyncio
-import time
-
-async def compare_performance():
-    provider = AsyncMongoDBProvider(config)
-    mu = MemoryUnit('conversational', memory_provider=provider)
-
-    query = "machine learning"
-    memory_id = "user123"
-
-    # OLD WAY: Sequential (slow)
-    start = time.time()
-    semantic = await provider.retrieve_memory_units_by_query_async(
-        query, None, memory_id, MemoryType.LONG_TERM_MEMORY, 5
-    )
-    episodic = await provider.retrieve_memory_units_by_query_async(
-        query, None, memory_id, MemoryType.CONVERSATION_MEMORY, 5
-    )
-    procedural = await provider.retrieve_memory_units_by_query_async(
-        query, None, memory_id, MemoryType.WORKFLOW_MEMORY, 5
-    )
-    sequential_time = time.time() - start
-
-    # NEW WAY: Batch (fast!)
-    start = time.time()
-    results = await mu.retrieve_all_memory_types_async(
-        query, memory_id,
-        {
-            MemoryType.LONG_TERM_MEMORY: 5,
-            MemoryType.CONVERSATION_MEMORY: 5,
-            MemoryType.WORKFLOW_MEMORY: 5,
-        },
-        async_memory_provider=provider
-    )
-    batch_time = time.time() - start
-
-    print(f"Sequential: {sequential_time:.3f}s")
-    print(f"Batch: {batch_time:.3f}s")
-    print(f"Speedup: {sequential_time/batch_time:.1f}x")
-    # Expected: 3-5x speedup!
-
-    await provider.close_async()
-"""
-
-INDEXES = """\
-async def setup_indexes():
-    provider = AsyncMongoDBProvider(config)
-
-    # Create optimized indexes (run once during setup)
-    await provider.ensure_indexes_async()
-
-    print("✅ Database indexes created")
-    await provider.close_async()
-
-asyncio.run(setup_indexes())
-"""
-
-ERROR_HANDLING = """\
-async def robust_retrieval():
-    provider = AsyncMongoDBProvider(config)
-    mu = MemoryUnit('conversational', memory_provider=provider)
-
-    try:
-        results = await mu.retrieve_all_memory_types_async(
-            query="test query",
-            memory_id="user123",
-            limits={MemoryType.LONG_TERM_MEMORY: 5},
-            async_memory_provider=provider
-        )
-    except Exception as e:
-        print(f"Error during retrieval: {e}")
-        # Fallback to empty results
-        results = {}
-    finally:
-        await provider.close_async()
-
-    return results
-"""
-
-UNIT_TESTS = """\
-import pytest
-import asyncio
-from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
-from memorizz_async.enums.memory_type import MemoryType
-
-@pytest.mark.asyncio
-async def test_async_single_query():
-    config = MongoDBConfig(uri="mongodb://localhost:27017", db_name="test")
-    provider = AsyncMongoDBProvider(config)
-
-    results = await provider.retrieve_memory_units_by_query_async(
-        query="test",
-        query_embedding=[0.1] * 384,
-        memory_id="test_user",
-        memory_type=MemoryType.LONG_TERM_MEMORY,
-        limit=5
-    )
-
-    assert isinstance(results, list)
-    assert len(results) <= 5
-
-    await provider.close_async()
-
-@pytest.mark.asyncio
-async def test_batch_retrieval():
-    config = MongoDBConfig(uri="mongodb://localhost:27017", db_name="test")
-    provider = AsyncMongoDBProvider(config)
-
-    queries = [
-        {'key': 'semantic', 'embedding': [0.1]*384, 'memory_id': 'test',
-         'memory_type': MemoryType.LONG_TERM_MEMORY, 'limit': 5},
-        {'key': 'episodic', 'embedding': [0.2]*384, 'memory_id': 'test',
-         'memory_type': MemoryType.CONVERSATION_MEMORY, 'limit': 5},
-    ]
-
-    results = await provider.batch_retrieve_async(queries)
-
-    assert 'semantic' in results
-    assert 'episodic' in results
-    assert len(results['semantic']) <= 5
-    assert len(results['episodic']) <= 5
-
-    await provider.close_async()
-"""
-
-MINIMAL_EXAMPLE = """\
-import asyncio
-from memorizz_async.memory_unit import MemoryUnit
-from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider, MongoDBConfig
-from memorizz_async.enums.memory_type import MemoryType
-
-async def main():
-    provider = AsyncMongoDBProvider(MongoDBConfig("mongodb://localhost:27017"))
-    mu = MemoryUnit('conversational', memory_provider=provider)
-
-    results = await mu.retrieve_all_memory_types_async(
-        "What is ML?", "user123",
-        {MemoryType.LONG_TERM_MEMORY: 5},
-        async_memory_provider=provider
-    )
-
-    print(results)
-    await provider.close_async()
-
-asyncio.run(main())
-"""
-
-
-BLOCKS = {
-    name: block for name, block in list(globals().items()) if name.isupper() and "\n" in str(block)
-}
 
 FACTS = (
     "Machine learning finds patterns in data instead of being told rules.",
@@ -409,7 +85,16 @@ class Guide:
         self.names: dict[str, Any] = {"__name__": "guide"}
 
     def run(self, block: str) -> None:
-        exec(compile(block.replace(GUIDES_ADDRESS, self.uri), "<guide>", "exec"), self.names)
+        code = compile(
+            block.replace(GUIDES_ADDRESS, self.uri),
+            "<guide>",
+            "exec",
+            ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+            dont_inherit=True,
+        )
+        awaitable = eval(code, self.names)
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(awaitable)
 
     def call(self, function: str) -> Any:
         return asyncio.run(self.names[function]())
@@ -524,15 +209,35 @@ def test_batch_embeddings(guide: Guide, capsys: pytest.CaptureFixture[str]) -> N
     assert embeddings[0] == pytest.approx(guide.call("compute_embedding"), abs=1e-5)
 
 
-def test_custom_provider_as_written(guide: Guide) -> None:
-    """It asks for a GPU: where there is none, the error says so and names the devices there are."""
+@pytest.fixture
+def no_gpu() -> None:
+    """What a block that asks for a GPU does where there is none can be seen only there."""
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has the GPU that the guide asks for; its model is not at hand")
+
+
+NO_CUDA = r"'cuda', while this machine has .*cpu"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_custom_provider_as_written(guide: Guide) -> None:
+    """It asks for a GPU: where there is none, the error says so and names the devices there are."""
     guide.run(CUSTOM_PROVIDER)
-    with pytest.raises(DeviceUnavailableError, match=r"'cuda', while this machine has .*cpu"):
+    with pytest.raises(DeviceUnavailableError, match=NO_CUDA):
         guide.call("custom_provider")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_forcing_the_gpu(guide: Guide, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asking torch, then insisting: making the provider is free, its first use is the error."""
+    guide.run(GPU_NOT_DETECTED)
+    assert capsys.readouterr().out == "CUDA available: False\nCUDA device: N/A\n"
+    guide.run(FORCE_GPU)
+    with pytest.raises(DeviceUnavailableError, match=NO_CUDA):
+        asyncio.run(guide.names["provider"].encode_async("a text"))
+    guide.names["provider"].shutdown()
 
 
 def test_custom_provider_with_what_is_here(
@@ -612,13 +317,164 @@ def test_unit_tests(guide: Guide, rows: int) -> None:
     guide.call("test_batch_retrieval")
 
 
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+def test_pool_monitoring(guide: Guide, tmp_path: Path, driver: str) -> None:
+    """A listener of PyMongo's sees each connection that we open, with either driver."""
+    page = tmp_path / "page.md"
+    given = (
+        "import asyncio\n"
+        "from memorizz_async import AsyncMongoDBProvider, MongoDBConfig\n"
+        f"config = MongoDBConfig('{GUIDES_ADDRESS}', driver='{driver}')\n"
+    )
+    used = (
+        "await provider.retrieve_memory_units_by_query_async('q', [0.1] * 8, 'user123')\n"
+        "await provider.close_async()\n"
+    )
+    page.write_text("".join(f"```python\n{block}```\n" for block in (given, POOL_MONITORING, used)))
+    report, ended = read_in_own_process(page, guide.uri, tmp_path)
+    assert report["failed"] is None, report["failed"]
+    created, closed = (ended.stdout.count(f"Connection {what}: ") for what in ("created", "closed"))
+    assert created >= 1
+    # With Motor the thread of the change stream notices the end a second later.
+    assert closed == created if driver == "pymongo" else closed >= 1
+
+
+def test_context_window(remembered: Guide) -> None:
+    """The guide's class, with the parts that it leaves out: one recall of the types it has."""
+
+    class Session:
+        memory_id = "user123"
+        wm_active_types = ("notes",)
+
+        def __init__(self, unit: MemoryUnit) -> None:
+            self.memory_unit = unit
+
+    class Recording(MemoryUnit):
+        recalled: Any = None
+
+        async def retrieve_all_memory_types_async(self, *args: Any, **kwargs: Any) -> Any:
+            self.recalled = await super().retrieve_all_memory_types_async(*args, **kwargs)
+            return self.recalled
+
+    remembered.run(CONTEXT_WINDOW)
+
+    class Manager(remembered.names["ContextWindowManager"]):  # type: ignore[misc]
+        k_semantic, k_episodic, k_procedural = 5, 3, 1
+
+        def __init__(self, session: Session) -> None:
+            super().__init__(session)
+            self.session = session
+
+        def _wm_header_getter(self, active: Any) -> str:
+            return f"active: {active}"
+
+        def _mt_long_term(self) -> Any:
+            return MemoryType.LONG_TERM_MEMORY
+
+        def _mt_conversation(self) -> Any:
+            return MemoryType.CONVERSATION_MEMORY
+
+        def _mt_procedural(self) -> None:
+            """An application without procedures."""
+
+    async def build() -> Any:
+        async with AsyncMongoDBProvider(MongoDBConfig(remembered.uri)) as provider:
+            unit = Recording("conversational")
+            manager = Manager(Session(unit))
+            manager.async_provider = provider  # "Set externally"
+            await manager.build_async("What is machine learning?")
+            return unit.recalled
+
+    recalled = asyncio.run(build())
+    assert list(recalled) == ["LONG_TERM_MEMORY", "CONVERSATION_MEMORY"]
+    assert sorted(contents(recalled["LONG_TERM_MEMORY"])) == sorted(FACTS)
+    assert contents(recalled["CONVERSATION_MEMORY"]) == [TURN]
+
+
+def test_benchmark(given_names: Guide, capsys: pytest.CaptureFixture[str]) -> None:
+    """It prints mean, median and p95."""
+    given_names.run(QUICK_START)  # its imports
+    given_names.run(BENCHMARK)
+    printed = capsys.readouterr().out
+    assert re.findall(r"Batch API - (\w+): \d+\.\dms", printed) == ["Mean", "P50", "P95"]
+
+
+def test_event_loop_already_running(guide: Guide, tmp_path: Path) -> None:
+    """Inside a running loop asyncio.run is an error, and with nest_asyncio it works."""
+    page = tmp_path / "page.md"
+    alone = EVENT_LOOP_RUNNING.splitlines()[-1]
+    page.write_text(
+        f"```python\n{QUICK_START}```\n"
+        f"<!-- raises: RuntimeError; in a running loop -->\n```python\n{alone}\n```\n"
+        f"<!-- in a running loop -->\n```python\n{EVENT_LOOP_RUNNING}```\n"
+    )
+    report, ended = read_in_own_process(page, guide.uri, tmp_path)
+    assert report["failed"] is None, report["failed"]
+    assert len(report["python"]) == 3
+    assert ended.stdout.count("Found 0 procedural memories") == 2
+
+
+def test_reuse_providers(given_names: Guide) -> None:
+    """The good half runs; where the bad half writes `...` for a query, nothing is sent for it."""
+    given_names.names["queries"] = ["one", "two"]
+    with pytest.raises(InvalidQueryError, match="must be a string"):
+        given_names.run(SINGLE_QUERY + REUSE_PROVIDERS)
+    with pytest.raises(ClosedError):
+        asyncio.run(given_names.names["async_provider"].get_async("id", "SUMMARIES", user_id="u"))
+    asyncio.run(given_names.names["provider"].close_async())
+
+
+def test_use_the_batch(given_names: Guide) -> None:
+    """The good half recalls with the unit's own provider; the bad half's `...` is no query."""
+    provider = AsyncMongoDBProvider(given_names.names["config"])
+    given_names.names.update(
+        provider=provider,
+        mu=MemoryUnit("conversational", memory_provider=provider),
+        query="machine learning",
+        memory_id="user123",
+        limits={MemoryType.LONG_TERM_MEMORY: 5},
+    )
+    with pytest.raises(InvalidQueryError, match="must be a string"):
+        given_names.run(USE_THE_BATCH)
+    assert sorted(contents(given_names.names["results"]["LONG_TERM_MEMORY"])) == sorted(FACTS)
+    asyncio.run(provider.close_async())
+
+
+def test_close_connections(given_names: Guide) -> None:
+    """A provider that was never used is closed as well as any."""
+    given_names.run(SINGLE_QUERY)  # its imports
+    given_names.run(CLOSE_CONNECTIONS)
+    given_names.call("good_pattern")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_environment(guide: Guide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first part is a `.env`, whose settings the code picks up: the GPU is then insisted on."""
+    settings, code = ENVIRONMENT.replace(GUIDES_ADDRESS, guide.uri).split("\n\n")
+    (tmp_path / ".env").write_text(settings, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    reset_async_embedding_provider()
+    guide.names["get_async_embedding_provider"] = get_async_embedding_provider
+    guide.run(code)
+    provider = guide.names["provider"]
+    try:
+        assert provider.get_model_name() == "sentence-transformers/all-mpnet-base-v2"
+        assert provider.get_device() == "cuda"
+        assert MongoDBConfig().resolved_uri() == guide.uri
+        with pytest.raises(DeviceUnavailableError, match=NO_CUDA):
+            asyncio.run(provider.load_async())
+    finally:
+        reset_async_embedding_provider()
+
+
 def test_the_blocks_are_the_guides() -> None:
-    """Word for word, where the guide is at hand."""
+    """All of them, word for word and in order, where the guide is at hand; each has a test here."""
+    assert len(BLOCKS) == 22
+    tests = Path(__file__).read_text(encoding="utf-8").partition("class Guide:")[2]
+    assert not [name for name in BLOCKS if name not in tests]
     if not GUIDE.is_file():
         pytest.skip(f"{GUIDE} is absent: the blocks here were not compared with the guide's")
     text = GUIDE.read_text(encoding="utf-8").replace("memorizz.", "memorizz_async.")
     # The guide's check mark was once saved in another encoding.
     text = text.replace("✅".encode().decode("cp1252"), "✅")
-    assert len(BLOCKS) == 12
-    missing = [name for name, block in BLOCKS.items() if f"```python\n{block}```" not in text]
-    assert not missing
+    assert list(BLOCKS.values()) == re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)

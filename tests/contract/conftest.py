@@ -56,7 +56,7 @@ def _is_text_on_memory(item: pytest.Item) -> bool:
 
 @pytest.fixture
 def strategy(backend: str, on_atlas: bool) -> str:
-    """How a search without a filter is carried out."""
+    """How a search is carried out."""
     if on_atlas:
         return "atlas"
     return "resident" if backend.endswith("-resident") else "scan"

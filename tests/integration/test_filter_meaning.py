@@ -1,4 +1,6 @@
-"""One filter, one meaning: the scan over a plain mongod and `$vectorSearch` find the same rows."""
+"""One filter, one meaning: the scan over a plain mongod, the search in memory and `$vectorSearch`
+find the same rows.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,7 @@ from support.embedder import DIMENSIONS
 
 from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
 from memorizz_async.deadline import Deadline
+from memorizz_async.memory_provider.mongodb.driver import change_stream
 
 KB = MemoryType.LONG_TERM_MEMORY
 QUERY = [1.0] * DIMENSIONS
@@ -84,8 +87,10 @@ filters = st.recursive(
 )
 
 
-class Both:
-    """A plain server and, before the same data, the stand-in, each searched by its own provider."""
+class EveryWay:
+    """A plain server, by scan and in memory, and before the same data the stand-in, each searched
+    by its own provider.
+    """
 
     def __init__(self, mongod: Any, standin: AtlasStandin, db_name: str) -> None:
         self.runner = asyncio.Runner()
@@ -98,6 +103,7 @@ class Both:
             search_strategy="scan",
         )
         self.scan = AsyncMongoDBProvider(plain)
+        self.resident = AsyncMongoDBProvider(replace(plain, search_strategy="resident"))
         atlas = replace(plain, uri=standin.uri, search_strategy="atlas")
         self.atlas = AsyncMongoDBProvider(atlas)
         self.tenants = itertools.count()
@@ -108,32 +114,49 @@ class Both:
 
     async def _found(self, given_rows: list[dict[str, Any]], wanted: Any) -> list[list[str]]:
         tenant = f"tenant {next(self.tenants)}"
-        session = await self.scan._connection.session()
+        first = len(given_rows) // 2
+        # Half of the rows are loaded into memory, the others come by the change stream.
+        await self._write(tenant, given_rows[:first])
+        await self._ids(self.resident, tenant, wanted)
+        await self._write(tenant, given_rows[first:])
+        await self.standin.sync()
+        return [
+            await self._ids(provider, tenant, wanted)
+            for provider in (self.scan, self.resident, self.atlas)
+        ]
+
+    async def _write(self, tenant: str, given_rows: list[dict[str, Any]]) -> None:
+        if not given_rows:
+            return
         written = [
             {"_id": ObjectId(), "memory_id": tenant, "embedding": [1.0] * DIMENSIONS, **row}
             for row in given_rows
         ]
-        await session.driver.insert_many("knowledge_base", written, deadline=Deadline.after(10_000))
-        await self.standin.sync()
-        found = []
-        for provider in (self.scan, self.atlas):
-            hits = await provider.retrieve_memory_units_by_query_async(
-                None, QUERY, tenant, KB, 100, filter=wanted
-            )
-            found.append(sorted(hit["_id"] for hit in hits))
-        return found
+        driver = (await self.resident._connection.session()).driver
+        outcome = await driver.insert_many(KB.collection, written, deadline=Deadline.after(10_000))
+        assert outcome.at is not None
+        self.resident._search.written(KB.collection, outcome.at)
+
+    async def _ids(self, provider: AsyncMongoDBProvider, tenant: str, wanted: Any) -> list[str]:
+        hits = await provider.retrieve_memory_units_by_query_async(
+            None, QUERY, tenant, KB, 100, filter=wanted
+        )
+        if hits:
+            assert hits.strategy == provider.config.search_strategy
+        return sorted(hit["_id"] for hit in hits)
 
     def close(self) -> None:
-        self.runner.run(self.scan.close_async())
-        self.runner.run(self.atlas.close_async())
+        for provider in (self.scan, self.resident, self.atlas):
+            self.runner.run(provider.close_async())
         self.runner.close()
 
 
 @pytest.fixture
-def both(mongod: Any, db_name: str) -> Iterator[Both]:
-    """Both, open for the whole of a property's examples."""
+def every_way(mongod: Any, db_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[EveryWay]:
+    """All of them, open for the whole of a property's examples."""
+    monkeypatch.setattr(change_stream, "CHANGES_WAIT_MS", 20)
     with AtlasStandin(mongod.host, mongod.port, lag_s=0).in_thread() as standin:
-        opened = Both(mongod, standin, db_name)
+        opened = EveryWay(mongod, standin, db_name)
         try:
             yield opened
         finally:
@@ -152,9 +175,9 @@ def both(mongod: Any, db_name: str) -> Iterator[Both]:
 @example([{"f": True}, {"f": 1}], {"f": True})
 @example([{"f": 1}, {"f": 1.0}, {"f": "1"}], {"f": {"$lte": 1}})
 @example([{"f": [1, 5]}], {"f": {"$gte": 2, "$lt": 4}})
-def test_the_scan_and_the_index_find_the_same_rows(
-    both: Both, given_rows: list[dict[str, Any]], wanted: Any
+def test_every_way_finds_the_same_rows(
+    every_way: EveryWay, given_rows: list[dict[str, Any]], wanted: Any
 ) -> None:
     """Missing, null, lists, types that do not compare: whatever the rows, the same ids."""
-    by_scan, by_index = both.found(given_rows, wanted)
-    assert by_scan == by_index
+    by_scan, in_memory, by_index = every_way.found(given_rows, wanted)
+    assert by_scan == in_memory == by_index

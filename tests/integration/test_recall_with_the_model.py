@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+from support.heartbeat import heartbeat
 
 from memorizz_async import (
     AsyncEmbeddingProvider,
@@ -26,7 +25,6 @@ FACTS = [
 ]
 TURNS = ["Ada: I moved to Lisbon last spring.", "Ben: How are the bees doing?"]
 STEPS = ["To restart the billing service, drain the queue first, then roll the pods."]
-TICK_S = 0.005
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +43,6 @@ async def provider(
     config = MongoDBConfig(mongod.uri, db_name=db_name)
     async with AsyncMongoDBProvider(config, embedding_provider=model) as opened:
         yield opened
-
-
-@asynccontextmanager
-async def heartbeat() -> AsyncIterator[list[float]]:
-    """Ticks every 5 ms; collects by how much each tick came late, in seconds."""
-    late: list[float] = []
-
-    async def tick() -> None:
-        while True:
-            started = time.perf_counter()
-            await asyncio.sleep(TICK_S)
-            late.append(time.perf_counter() - started - TICK_S)
-
-    task = asyncio.create_task(tick())
-    try:
-        yield late
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_recall_finds_what_is_meant_in_every_type_with_one_embedding(

@@ -32,7 +32,7 @@ from memorizz_async.deadline import Deadline
 from memorizz_async.memory_provider.mongodb.driver import blocking_command, change_stream
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 from memorizz_async.memory_provider.mongodb.local_server.binary import find_mongod
-from memorizz_async.memory_provider.mongodb.vector_search import resident
+from memorizz_async.memory_provider.mongodb.vector_search import held_scopes, resident
 
 KB = MemoryType.LONG_TERM_MEMORY
 QUERY = vector_of("query")
@@ -174,6 +174,122 @@ async def test_recalls_do_not_wake_the_stream(
     assert events == []
 
 
+async def filtered(provider: AsyncMongoDBProvider, wanted: Any, limit: int = 10) -> Any:
+    return await provider.retrieve_memory_units_by_query_async(
+        None, QUERY, "m", KB, limit, filter=wanted
+    )
+
+
+async def test_a_filter_reads_its_field_once_and_the_stream_keeps_it_fresh(
+    provider: AsyncMongoDBProvider, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One load with the fields asked for so far, also of tenants that come later; then none."""
+    loads: list[Any] = []
+    session = await provider._connection.session()
+    real = session.driver.raw_batches
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        loads.append(options["projection"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(session.driver, "raw_batches", counted)
+    rows = [{"content": f"{n}", "role": "user" if n % 2 else "tool"} for n in range(6)]
+    for tenant in ("m", "n"):
+        await provider.store_many_async(rows, KB, memory_id=tenant)
+    assert len(await search(provider, 10)) == 6
+    hits = await filtered(provider, {"role": "user"})
+    assert ({hit["content"] for hit in hits}, hits.strategy) == ({"1", "3", "5"}, "resident")
+    other[KB.collection].update_one({"memory_id": "m", "content": "1"}, {"$set": {"role": "tool"}})
+    other[KB.collection].update_one({"memory_id": "m", "content": "0"}, {"$unset": {"role": 1}})
+    await caught_up(provider)
+    hits = await filtered(provider, {"role": {"$ne": "tool"}})
+    assert ({hit["content"] for hit in hits}, hits.strategy) == ({"0", "3", "5"}, "resident")
+    assert [set(each) for each in loads] == [
+        {"_id", "embedding", "expires_at"},
+        {"_id", "embedding", "expires_at", "role"},
+    ]
+    hits = await filtered(provider, {"importance": {"$gte": 0.5}, "role": "user"})
+    assert (len(hits), hits.strategy) == (2, "resident")
+    assert len(await search(provider, 10)) == 6
+    assert (await search(provider, memory_id="n")).strategy == "resident"
+    assert [set(each) - {"_id", "embedding", "expires_at"} for each in loads[2:]] == [
+        {"role", "importance"}
+    ] * 2
+    assert len(session.residents.held.following(KB.collection)) == 2
+
+
+async def test_what_memory_cannot_compare_is_left_to_the_server(
+    provider: AsyncMongoDBProvider, other: Any
+) -> None:
+    """A Decimal128, or a value too large, at the filter's field: a scan, for as long as it is
+    there; other fields do not mind.
+    """
+    from bson import Decimal128
+
+    rows = [{"content": str(n), "importance": n / 4} for n in range(4)]
+    await provider.store_many_async(rows, KB, memory_id="m")
+    assert (await filtered(provider, {"importance": {"$gt": 0.2}})).strategy == "resident"
+    change = other[KB.collection].update_one
+    for value, found in [(Decimal128("0.25"), 3), ("x" * 10_000, 2)]:
+        change({"content": "1"}, {"$set": {"importance": value}})
+        await caught_up(provider)
+        hits = await provider.retrieve_memory_units_by_query_async(
+            None, QUERY, "m", KB, filter={"importance": {"$gt": 0.2}}, explain=True
+        )
+        assert (len(hits), hits.strategy) == (found, "scan")
+        assert hits.explain is not None
+        assert "'importance' has values that only the server compares" in hits.explain.why
+        assert (await filtered(provider, {"role": {"$ne": "x"}})).strategy == "resident"
+    change({"content": "1"}, {"$set": {"importance": 0.25}})
+    await caught_up(provider)
+    hits = await filtered(provider, {"importance": {"$gt": 0.2}})
+    assert (len(hits), hits.strategy) == (3, "resident")
+
+
+async def test_nothing_that_passes_the_filter_is_an_answer_of_a_living_server_only(
+    provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rows, without a scan; where the server does not answer, its error."""
+    await provider.store_async({"content": "a", "embedding": QUERY}, KB, memory_id="m")
+    hits = await filtered(provider, {"role": "nobody"})
+    assert (list(hits), hits.strategy) == ([], "resident")
+    driver = (await provider._connection.session()).driver
+
+    async def away(*_: Any, **__: Any) -> Any:
+        raise DatabaseError("away")
+
+    monkeypatch.setattr(driver, "find", away)
+    with pytest.raises(DatabaseError, match="away"):
+        await filtered(provider, {"role": "nobody"})
+
+
+async def test_a_column_that_does_not_fit_leaves_the_vectors_in_memory(
+    config: MongoDBConfig, other: Any
+) -> None:
+    """The fields of a filter count as memory; without them the scope is searched as before."""
+    bounded = replace(config, resident_memory_mb=1, filter_fields=["note"])
+    async with AsyncMongoDBProvider(bounded) as provider:
+        other[KB.collection].insert_many(
+            {"memory_id": "m", "embedding": [1.0, float(n)], "role": "user", "note": f"{n}" * 900}
+            for n in range(600)
+        )
+
+        async def strategy(wanted: Any) -> str:
+            hits = await provider.retrieve_memory_units_by_query_async(
+                None, [1.0, 1.0], "m", KB, 3, filter=wanted
+            )
+            assert len(hits) == 3
+            return str(hits.strategy)
+
+        assert await strategy(None) == "resident"
+        for _ in range(2):
+            assert await strategy({"note": {"$gt": "1"}}) == "scan"
+            assert await strategy(None) == "resident"
+            assert await strategy({"role": "user"}) == "resident"
+        store = await store_of(provider)
+        assert 0 < store.held.nbytes <= 1_000_000
+
+
 async def test_many_first_searches_load_once_and_cancelled_ones_disturb_nobody(
     provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +321,7 @@ async def test_memory_is_bounded_and_the_longest_unused_scope_goes_first(
     config: MongoDBConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Bytes stay under the bound; a scope that alone is over it is scanned, and said once."""
-    monkeypatch.setattr(resident, "_TOO_LARGE_S", 1e9)
+    monkeypatch.setattr(held_scopes, "_TOO_LARGE_S", 1e9)
     bounded = replace(config, resident_memory_mb=1)
     rng = np.random.default_rng(0)
     async with AsyncMongoDBProvider(bounded) as provider:
@@ -220,8 +336,8 @@ async def test_memory_is_bounded_and_the_longest_unused_scope_goes_first(
         for tenant in [f"t{n}" for n in range(6)] * 2:
             hits = await provider.retrieve_memory_units_by_query_async(None, query, tenant, KB, 3)
             assert (len(hits), hits.strategy) == (3, "resident")
-            assert 0 < store.nbytes <= 1_000_000
-        held = [name[1] for name in store._ready]
+            assert 0 < store.held.nbytes <= 1_000_000
+        held = [name[1] for name in store.held._serving]
         assert 1 < len(held) < 6
         with caplog.at_level(logging.INFO):
             for _ in range(3):
@@ -230,7 +346,7 @@ async def test_memory_is_bounded_and_the_longest_unused_scope_goes_first(
                 )
                 assert (len(hits), hits.strategy) == (3, "scan")
         assert sum("does not fit" in record.getMessage() for record in caplog.records) == 1
-        assert store.nbytes <= 1_000_000
+        assert store.held.nbytes <= 1_000_000
 
 
 async def test_searches_beside_writes_see_whole_rows_only(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pymongo
 import pytest
-from bson import Binary
+from atlas_standin import filters as standin
+from bson import Binary, Decimal128
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -52,6 +53,25 @@ stored = st.one_of(
     st.just(None),
     st.just(Binary(b"\x03\x00abc", 9)),
 )
+UNKEPT = Decimal128("7.5")
+"""Equal to nothing that is asked for, and compared on the server only."""
+roles = st.sampled_from(["missing", "a", "b", ["a", "b"], None, 1, True, UNKEPT])
+topics = st.sampled_from(["missing", "tea", ["tea", "oil"], 2.0, None])
+filters = st.sampled_from(
+    [
+        None,
+        {"role": "a"},
+        {"role": {"$ne": "a"}},
+        {"role": None},
+        {"role": 1},
+        {"role": {"$gte": "b"}},
+        {"metadata.topic": {"$in": ["tea", "milk"]}},
+        {"metadata.topic": {"$lte": 2}},
+        {"role": {"$nin": ["a"]}, "metadata.topic": "tea"},
+        {"$or": [{"role": True}, {"metadata.topic": {"$ne": "tea"}}]},
+        {"_id": {"$in": ["r1", "r2", "r3", "r5", "r8"]}, "role": {"$ne": None}},
+    ]
+)
 expiries = st.sampled_from(["missing", None, PAST, FUTURE, "text", [PAST, FUTURE], []])
 
 
@@ -61,6 +81,22 @@ def moment(value: Any) -> Any:
     if isinstance(value, list):
         return [moment(each) for each in value]
     return DatetimeMS(value) if isinstance(value, int) else value
+
+
+def fields(role: Any, topic: Any) -> dict[str, Any]:
+    """What filters ask for, as it is stored."""
+    stored_fields: dict[str, Any] = {} if role == "missing" else {"role": role}
+    if topic != "missing":
+        stored_fields["metadata"] = {"topic": topic, "other": 1}
+    return stored_fields
+
+
+def passes(row_id: str, row: dict[str, Any], wanted: Any) -> bool:
+    """Whether a row of the model satisfies a filter, by the stand-in's own matcher."""
+    matcher = standin.parse_filter(wanted or {}, "filter")
+    document = {"_id": row_id, **row}
+    paths = set(matcher.paths())
+    return matcher.matches({path: standin.values_at(document, path) for path in paths})
 
 
 class Residents(RuleBasedStateMachine):
@@ -87,6 +123,7 @@ class Residents(RuleBasedStateMachine):
                         driver=name,
                         search_strategy="resident",
                         dimensions=3,
+                        filter_fields=["metadata.topic"],
                     )
                 ).__aenter__()
                 for name in ("pymongo", "motor")
@@ -114,18 +151,27 @@ class Residents(RuleBasedStateMachine):
         ids = sorted(self.rows)
         return ids[number % len(ids)]
 
-    @rule(by=st.integers(0, 1), tenant=tenants, user=users, vectors=st.lists(good, max_size=4))
-    def store(self, by: int, tenant: str, user: str | None, vectors: list[Any]) -> None:
-        """A provider writes, and sees it at once."""
+    @rule(
+        by=st.integers(0, 1),
+        tenant=tenants,
+        user=users,
+        vectors=st.lists(good, max_size=4),
+        role=st.sampled_from(["missing", "a", "b"]),
+    )
+    def store(self, by: int, tenant: str, user: str | None, vectors: list[Any], role: str) -> None:
+        """A provider writes, and sees it at once, also through a filter."""
+        more = {} if role == "missing" else {"role": role}
         memories = []
         for vector in vectors:
             self.next_id += 1
             row_id = f"r{self.next_id}"
-            memories.append({"_id": row_id, "content": "c", "embedding": list(vector)})
+            memories.append({"_id": row_id, "content": "c", "embedding": list(vector), **more})
             self.rows[row_id] = {
                 "memory_id": tenant,
                 "user_id": user,
                 "embedding": to_bson(np.array(vector, np.float32)),
+                "metadata": {},  # as every row of ours
+                **more,
             }
 
         async def write_and_search() -> set[str]:
@@ -134,17 +180,19 @@ class Residents(RuleBasedStateMachine):
             if not memories:
                 return set()
             hits = await provider.retrieve_memory_units_by_query_async(
-                None, [1.0, 2.0, 3.0], tenant, KB, 10_000, user_id=user
+                None, [1.0, 2.0, 3.0], tenant, KB, 10_000, user_id=user, filter=more or None
             )
             return {hit["_id"] for hit in hits}
 
         assert {memory["_id"] for memory in memories} <= self.runner.run(write_and_search())
 
-    @rule(tenant=tenants, user=users, value=stored, expiry=expiries)
-    def write_past_us(self, tenant: str, user: str | None, value: Any, expiry: Any) -> None:
+    @rule(tenant=tenants, user=users, value=stored, expiry=expiries, role=roles, topic=topics)
+    def write_past_us(
+        self, *, tenant: str, user: str | None, value: Any, expiry: Any, role: Any, topic: Any
+    ) -> None:
         """Another program inserts anything."""
         self.next_id += 1
-        row: dict[str, Any] = {"memory_id": tenant, "embedding": value}
+        row: dict[str, Any] = {"memory_id": tenant, "embedding": value, **fields(role, topic)}
         if user is not None:
             row["user_id"] = user
         if expiry != "missing":
@@ -176,6 +224,39 @@ class Residents(RuleBasedStateMachine):
             )
 
     @precondition(lambda self: self.rows)
+    @rule(number=st.integers(0), role=roles, topic=topics)
+    def change_fields(self, number: int, role: Any, topic: Any) -> None:
+        """What filters ask for is set, or taken away; of a nested field only itself."""
+        row_id = self.some_id(number)
+        row, now = self.rows[row_id], fields(role, topic)
+        row.pop("role", None)
+        row |= {name: value for name, value in now.items() if name == "role"}
+        row["metadata"] = {**row.get("metadata", {})}
+        row["metadata"].pop("topic", None)
+        change: dict[str, Any] = {"$set": {}, "$unset": {}}
+        if "role" in now:
+            change["$set"]["role"] = role
+        else:
+            change["$unset"]["role"] = 1
+        if "metadata" in now:
+            row["metadata"]["topic"] = change["$set"]["metadata.topic"] = topic
+        else:
+            change["$unset"]["metadata.topic"] = 1
+        self.collection.update_one({"_id": row_id}, {k: v for k, v in change.items() if v})
+
+    @precondition(lambda self: self.rows)
+    @rule(number=st.integers(0))
+    def truncate_a_list(self, number: int) -> None:
+        """An update by a pipeline may come as a list made shorter."""
+        row_id = self.some_id(number)
+        row = self.rows[row_id]
+        if isinstance(row.get("role"), list):
+            row["role"] = row["role"][:1]
+            self.collection.update_one(
+                {"_id": row_id}, [{"$set": {"role": {"$slice": ["$role", 1]}}}]
+            )
+
+    @precondition(lambda self: self.rows)
     @rule(number=st.integers(0), tenant=tenants, user=users)
     def move(self, number: int, tenant: str, user: str | None) -> None:
         """A row goes to another tenant."""
@@ -198,11 +279,11 @@ class Residents(RuleBasedStateMachine):
             self.collection.update_one({"_id": row_id}, {"$set": {"expires_at": moment(expiry)}})
 
     @precondition(lambda self: self.rows)
-    @rule(number=st.integers(0), tenant=tenants, value=stored)
-    def replace(self, number: int, tenant: str, value: Any) -> None:
+    @rule(number=st.integers(0), tenant=tenants, value=stored, role=roles, topic=topics)
+    def replace(self, number: int, tenant: str, value: Any, role: Any, topic: Any) -> None:
         """The whole row is another."""
         row_id = self.some_id(number)
-        self.rows[row_id] = {"memory_id": tenant, "embedding": value}
+        self.rows[row_id] = {"memory_id": tenant, "embedding": value, **fields(role, topic)}
         self.collection.replace_one({"_id": row_id}, self.rows[row_id])
 
     @precondition(lambda self: self.rows)
@@ -232,21 +313,31 @@ class Residents(RuleBasedStateMachine):
         user=st.sampled_from([*USERS, "unset"]),
         query=good,
         limit=st.integers(1, 6),
+        wanted=filters,
     )
-    def search(self, by: int, tenant: str, user: str | None, query: Any, limit: int) -> None:
+    def search(
+        self, *, by: int, tenant: str, user: str | None, query: Any, limit: int, wanted: Any
+    ) -> None:
         """Once the stream has brought everything, a search is what numpy says of the model."""
-        self.runner.run(self.compare(self.providers[by], tenant, user, query, limit))
+        expected = self.expected(tenant, user, query, wanted)
+        scope = {} if user == "unset" else {"user_id": user}
+        asked = {"memory_id": tenant, "limit": limit, "filter": wanted, **scope}
+        self.runner.run(self.compare(self.providers[by], list(query), asked, expected))
 
     async def compare(
-        self, provider: AsyncMongoDBProvider, tenant: str, user: Any, query: Any, limit: int
+        self,
+        provider: AsyncMongoDBProvider,
+        query: list[int],
+        asked: dict[str, Any],
+        expectation: tuple[dict[str, float], set[str], bool],
     ) -> None:
-        scope = {} if user == "unset" else {"user_id": user}
         session = await provider._connection.session()
         assert await session.residents.caught_up(Deadline.after(30_000))
-        expected, bad = self.expected(tenant, user, query)
+        expected, bad, in_memory = expectation
+        limit = asked["limit"]
         try:
             hits = await provider.retrieve_memory_units_by_query_async(
-                None, list(query), tenant, KB, limit, **scope
+                None, query, memory_type=KB, **asked
             )
         except StoredEmbeddingError as error:
             assert not expected
@@ -260,14 +351,17 @@ class Residents(RuleBasedStateMachine):
         for hit in hits:
             assert hit["score"] == pytest.approx(expected[hit["_id"]], abs=1e-5)
         if hits:
-            assert hits.strategy == "resident"
+            assert hits.strategy == ("resident" if in_memory else "scan")
         assert (hits.unsearchable.count if hits.unsearchable else 0) == len(bad)
         if hits.unsearchable:
             assert set(hits.unsearchable.rows) <= bad
 
-    def expected(self, tenant: str, user: Any, query: Any) -> tuple[dict[str, float], set[str]]:
-        """The score of each row of the scope, and the rows that have none."""
-        scores, bad = {}, set()
+    def expected(
+        self, tenant: str, user: Any, query: Any, wanted: Any
+    ) -> tuple[dict[str, float], set[str], bool]:
+        """The score of each row found, the rows that have none, and whether memory can tell."""
+        scores, bad, in_memory = {}, set(), True
+        by_role = "role" in set(standin.parse_filter(wanted or {}, "filter").paths())
         asked = np.asarray(query, np.float64)
         for row_id, row in self.rows.items():
             whose = row.get("user_id")
@@ -275,6 +369,10 @@ class Residents(RuleBasedStateMachine):
             until = row.get("expires_at")
             alive = until is None or str(FUTURE) in repr(until)
             if row["memory_id"] != tenant or not mine or not alive or row["embedding"] is None:
+                continue
+            if by_role and row.get("role") == UNKEPT:
+                in_memory = False
+            if not passes(row_id, row, wanted):
                 continue
             try:
                 vector = stored_vector(row["embedding"]).astype(np.float64)
@@ -285,7 +383,7 @@ class Residents(RuleBasedStateMachine):
                 continue
             cosine = vector @ asked / (np.linalg.norm(vector) * np.linalg.norm(asked))
             scores[row_id] = (1 + cosine) / 2
-        return scores, bad
+        return scores, bad, in_memory
 
     @invariant()
     def bytes_are_counted(self) -> None:
@@ -293,9 +391,10 @@ class Residents(RuleBasedStateMachine):
 
         async def check() -> None:
             for provider in self.providers:
-                store = (await provider._connection.session()).residents
-                assert store.nbytes == sum(store._sizes.values()) >= 0
-                assert set(store._sizes) >= set(store._ready)
+                held = (await provider._connection.session()).residents.held
+                assert held.nbytes == sum(held._sizes.values()) >= 0
+                assert set(held._sizes) >= set(held._serving.values())
+                assert all(scope.nbytes == size for scope, size in held._sizes.items())
 
         if hasattr(self, "providers"):
             self.runner.run(check())
@@ -304,13 +403,15 @@ class Residents(RuleBasedStateMachine):
 def test_a_search_in_memory_answers_as_a_model_of_the_rows(
     mongod: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random inserts, updates, moves, expiries, deletes and drops, from three writers."""
+    """Random inserts, updates, moves, expiries, deletes and drops, from three writers, searched by
+    random filters.
+    """
     monkeypatch.setattr(change_stream, "CHANGES_WAIT_MS", 20)
     monkeypatch.setattr(Residents, "uri", mongod.uri)
     run_state_machine_as_test(
         Residents,
         settings=settings(
-            max_examples=25,
+            max_examples=40,
             stateful_step_count=30,
             deadline=None,
             phases=(Phase.generate,),  # making an example smaller would take minutes

@@ -182,11 +182,13 @@ def test_a_recall_can_be_filtered_and_explained(
 
     monkeypatch.setattr(cli.recall, "on_provider", answer)
     words = ["recall", "tea", "--memory-id", "me", "--filter", '{"role": "user"}', "--explain"]
+    words += ["--mode", "text"]
     assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert "no $vectorSearch here" in shown
     assert "scan: rank 1, 0.9000" in shown
     assert seen[0].filter == {"role": "user"}
+    assert seen[0].mode == "text"
     assert cli.main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["explain"]["SUMMARIES"]
     assert told["filter"] == {"role": {"$eq": "user"}}

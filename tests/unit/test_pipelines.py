@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -109,6 +110,17 @@ CHANGES = [
     },
 ]
 
+CHANGES_OF_FIELDS = copy.deepcopy(CHANGES)
+_NAMES = CHANGES_OF_FIELDS[0]["$match"]["$or"][2]["$expr"]["$anyElementTrue"][0]["$map"]["in"][
+    "$in"
+][1]
+_NAMES += ["_id", "deep"]
+CHANGES_OF_FIELDS[1]["$project"] |= {
+    "fullDocument._id": 1,
+    "fullDocument.deep.f": 1,
+    "fullDocument.deep.g": 1,
+}
+
 
 def search(**changes: Any) -> Any:
     arguments: dict[str, Any] = {
@@ -147,8 +159,18 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         },
     ),
     (p.scan_projection, p.scan_projection, {"embedding": 1}),
-    (p.resident_projection, p.resident_projection, {"embedding": 1, "expires_at": 1}),
+    (p.resident_projection, p.resident_projection, {"_id": 1, "embedding": 1, "expires_at": 1}),
+    (
+        p.resident_projection,
+        lambda: p.resident_projection(["_id.x", "role", "deep.f", "deep", "deeper"]),
+        {"_id": 1, "embedding": 1, "expires_at": 1, "role": 1, "deep": 1, "deeper": 1},
+    ),
     (p.changes_pipeline, lambda: p.changes_pipeline(["a", "b"]), CHANGES),
+    (
+        p.changes_pipeline,
+        lambda: p.changes_pipeline(["a", "b"], ["_id", "user_id", "deep.f", "deep.g"]),
+        CHANGES_OF_FIELDS,
+    ),
     (
         p.rows_by_id_filter,
         lambda: p.rows_by_id_filter([A, B], {"memory_id": "m"}, NOW),

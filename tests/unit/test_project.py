@@ -91,10 +91,13 @@ def test_the_package_is_typed() -> None:
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "redaction"}),
-    frozenset({"enums", "config", "deadline", "slices", "validation", "vectors"}),
+    frozenset(
+        {"enums", "config", "deadline", "markup", "notebook", "slices", "validation", "vectors"}
+    ),
     frozenset({"embeddings", "results", "retrieval"}),
     frozenset({"memory_provider"}),
     frozenset({"memory_unit"}),
+    frozenset({"context"}),
     frozenset({""}),  # "" is the package itself: its names come from below
     frozenset({"integrations"}),
     frozenset({"demo"}),

@@ -54,8 +54,8 @@ def as_counters(read: ReadBatch) -> tuple[Counter[Any], Counter[Any]]:
         assert len(block.matrix) == len(block.rows) > 0
         for position, vector in enumerate(block.matrix):
             readable[repr(block.id_at(position)), vector.tobytes()] += 1
-    assert all(reason for _, reason, _ in read.unreadable)
-    return readable, Counter(repr(row_id) for row_id, _, _ in read.unreadable)
+    assert all(row.reason for row in read.unreadable)
+    return readable, Counter(repr(row.row_id) for row in read.unreadable)
 
 
 def encoded(documents: Documents) -> bytes:
@@ -205,9 +205,9 @@ def test_nothing_in_nothing_out() -> None:
 )
 def test_an_unreadable_row_says_why(value: Any, reason: str) -> None:
     """The reason that the search reports with the row's id."""
-    [(row_id, said, _)] = read_vectors(encoded([{"_id": "r", "embedding": value}])).unreadable
-    assert row_id == "r"
-    assert reason in said
+    [row] = read_vectors(encoded([{"_id": "r", "embedding": value}])).unreadable
+    assert row.row_id == "r"
+    assert reason in row.reason
 
 
 def test_a_batch_of_odd_rows_costs_its_length_not_its_square() -> None:

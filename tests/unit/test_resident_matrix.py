@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memorizz_async.memory_provider.mongodb.filters import parse_filter
 from memorizz_async.memory_provider.mongodb.vector_search import resident_matrix
-from memorizz_async.memory_provider.mongodb.vector_search.resident_matrix import (
-    NewRow,
-    VectorTable,
-)
+from memorizz_async.memory_provider.mongodb.vector_search.resident_matrix import VectorTable
+from memorizz_async.memory_provider.mongodb.vector_search.resident_snapshot import NewRow
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import scores
 from memorizz_async.memory_provider.mongodb.vector_search.top_k import TopK
 
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
 SIMILARITIES: tuple[Similarity, ...] = ("cosine", "dotProduct", "euclidean")
 scales = st.sampled_from([1.0, 1e-20, 1e18])
+ones_and_twos = st.integers(1, 2)
 rows = st.lists(st.tuples(*[st.integers(-2, 2)] * 3).filter(any), max_size=40)
 
 
@@ -34,11 +34,17 @@ def scanned(kept: dict[int, Any], query: Any, similarity: Similarity, limit: int
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @given(
     vectors=rows,
-    removed=st.sets(st.integers(0, 39)),
+    removed=st.one_of(
+        st.sets(st.integers(0, 39)),
+        st.builds(
+            lambda first, step: set(range(first, 40, step)), st.integers(0, 6), ones_and_twos
+        ),
+    ),
     expired=st.sets(st.integers(0, 39)),
     query=st.tuples(*[st.integers(-2, 2)] * 3).filter(any),
     limit=st.integers(1, 12),
     scale=scales,
+    every=st.integers(1, 9),
 )
 def test_a_table_finds_what_a_scan_finds(  # noqa: PLR0917 - hypothesis passes them by name
     similarity: Similarity,
@@ -48,30 +54,43 @@ def test_a_table_finds_what_a_scan_finds(  # noqa: PLR0917 - hypothesis passes t
     query: Any,
     limit: int,
     scale: float,
+    every: int,
 ) -> None:
-    """To the last bit, ties in order, after removals and rewriting of chunks, at any length."""
-    table = VectorTable(3)
+    """To the last bit, ties in order, after removals and rewriting of chunks, at any length, with a
+    filter that few rows pass, many, or all.
+    """
+    table = VectorTable(3, ["f"])
+    wanted = parse_filter({"f": 0}, ["f"])
     kept = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(resident_matrix, "_CHUNK_NUMBERS", 24)
         for number, vector in enumerate(vectors):
             row = np.array([vector], np.float32) * np.float32(scale)
-            table.add(row, [NewRow(number, number, 5.0 if number in expired else np.inf, number)])
+            until = 5.0 if number in expired else np.inf
+            values = (("number", number % every),)
+            table.add(row, [NewRow(number, number, until, number)], [values])
             kept[number] = row[0]
-        before = table.snapshot(0.0)
+        before, filtered = table.snapshot(0.0), table.snapshot(0.0, wanted)
         seen = before.best(np.array(query, np.float32), similarity, limit)
+        passing = filtered.best(np.array(query, np.float32), similarity, limit)
         for number in removed & kept.keys():
             assert table.remove(number)
             del kept[number]
     asked = np.array(query, np.float32)
     assert len(table) == len(kept)
     assert before.best(asked, similarity, limit) == seen  # what a search sees stays as it was
+    assert filtered.best(asked, similarity, limit) == passing
     alive = {number: vector for number, vector in kept.items() if number not in expired}
-    assert table.alive_at(9.0) == len(alive)
-    assert sorted(table.ids_alive(9.0)) == sorted(alive)
+    assert len(table.snapshot(9.0)) == len(alive)
+    assert sorted(row.row_id for row in table.snapshot(9.0).rows()) == sorted(alive)
     assert table.snapshot(9.0).best(asked, similarity, limit) == scanned(
         alive, asked, similarity, limit
     )
+    some = {number: vector for number, vector in alive.items() if number % every == 0}
+    found = table.snapshot(9.0, wanted)
+    assert len(found) == len(some)
+    assert sorted(row.row_id for row in found.rows()) == sorted(some)
+    assert found.best(asked, similarity, limit) == scanned(some, asked, similarity, limit)
 
 
 def test_rows_left_out_are_replaced_by_the_next_best() -> None:
@@ -84,6 +103,22 @@ def test_rows_left_out_are_replaced_by_the_next_best() -> None:
     gone = set(ten[:4])
     six = [row_id for row_id, _ in snapshot.best(vectors[3], "cosine", 6, gone)]
     assert six == ten[4:]
+
+
+def test_rows_that_memory_cannot_tell_are_known_for_as_long_as_they_live() -> None:
+    """Neither an expired nor a removed one counts, before and after a chunk is written anew."""
+    table = VectorTable(2, ["f", "g"])
+    for number in range(6):
+        values = (None if number == 0 else (), None if number == 1 else ())
+        until = 5.0 if number == 1 else np.inf
+        table.add(np.ones((1, 2), np.float32), [NewRow(number, number, until, number)], [values])
+    assert (table.cannot_tell("f", 0.0), table.cannot_tell("g", 0.0)) == (True, True)
+    assert (table.cannot_tell("f", 9.0), table.cannot_tell("g", 9.0)) == (True, False)
+    for number in (2, 3, 4, 5):
+        table.remove(number)
+        assert table.cannot_tell("f", 0.0)
+    table.remove(0)
+    assert (table.cannot_tell("f", 0.0), table.cannot_tell("g", 0.0)) == (False, True)
 
 
 def test_bytes_follow_what_is_held() -> None:

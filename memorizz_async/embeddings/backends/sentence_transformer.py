@@ -6,8 +6,10 @@ batch already uses every core. torch is imported here, in that thread, at the fi
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
@@ -20,6 +22,7 @@ from memorizz_async.embeddings.protocol import (
     BatchTooLargeError,
     Matrix,
     ModelInfo,
+    TokenCount,
 )
 from memorizz_async.errors import (
     ConfigurationError,
@@ -96,6 +99,8 @@ class SentenceTransformerBackend:
         self._torch: Any = None
         self._max_tokens: int | None = None
         self._truncated = 0
+        self._tokenizing = threading.Lock()  # taken in worker threads only
+        self._counter: TokenCount | None = None
 
     def open(self) -> ModelInfo:
         """Import torch, find the weights, load them on the device."""
@@ -145,7 +150,10 @@ class SentenceTransformerBackend:
 
     def embed(self, batch: Batch) -> Matrix:
         """One forward pass over all texts of the batch."""
-        texts = list(batch.texts)
+        with self._tokenizing:
+            return self._vectors(list(batch.texts), batch)
+
+    def _vectors(self, texts: list[str], batch: Batch) -> Matrix:
         self._count_truncated(texts, batch.prompt)
         try:
             vectors: Matrix = self._model.encode(
@@ -178,6 +186,13 @@ class SentenceTransformerBackend:
         """`truncated`: texts longer than the model reads."""
         return {"truncated": self._truncated}
 
+    def token_counter(self) -> TokenCount | None:
+        """Counts with a copy of the model's tokenizer, without the tokens that frame a text."""
+        with self._tokenizing:
+            if self._counter is None:
+                self._counter = _counter_of(getattr(self._model, "tokenizer", None))
+            return self._counter
+
     def _count_truncated(self, texts: list[str], prompt: str) -> None:
         limit, tokenizer = self._max_tokens, getattr(self._model, "tokenizer", None)
         if limit is None or tokenizer is None:
@@ -209,6 +224,30 @@ class SentenceTransformerBackend:
             seen=f"from {weights.source} on {device}: {type(error).__name__}: {error}",
             fix="check the name, or clear a broken download from the Hugging Face cache",
         )
+
+
+def _counter_of(tokenizer: Any) -> TokenCount | None:
+    """Counting with a copy: the model's own is set to pad and cut while it computes, and may not be
+    borrowed then. None for what is no tokenizer of transformers.
+    """
+    if not isinstance(tokenizer, _import("transformers").PreTrainedTokenizerBase):
+        return None
+    own: Any = copy.deepcopy(tokenizer)
+    one_at_a_time = threading.Lock()  # taken in worker threads only
+
+    def count(text: str) -> int:
+        with one_at_a_time:
+            tokens = own(
+                text,
+                add_special_tokens=False,
+                truncation=False,
+                padding=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
+        return len(tokens["input_ids"])
+
+    return count
 
 
 def _import(name: str) -> Any:

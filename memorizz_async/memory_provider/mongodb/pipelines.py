@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,21 +40,27 @@ def scan_projection() -> Document:
     return {"embedding": 1}
 
 
-def resident_projection() -> Document:
-    """What is kept of a row in memory: `_id`, the vector, and until when the row lives."""
-    return {"embedding": 1, "expires_at": 1}
-
-
 RESIDENT_FIELDS = ("embedding", "memory_id", "user_id", "expires_at")
-"""The fields of a row that a resident scope depends on."""
+"""The fields of a row that every resident scope depends on."""
 
 
-def changes_pipeline(collections: Sequence[str]) -> list[Document]:
+def resident_projection(paths: Iterable[str] = ()) -> Document:
+    """What is kept of a row in memory: `_id`, the vector, until when the row lives, and the fields
+    that filters ask for.
+    """
+    return dict.fromkeys(_apart(("_id", "embedding", "expires_at", *paths)), 1)
+
+
+def changes_pipeline(collections: Sequence[str], paths: Iterable[str] = ()) -> list[Document]:
     """The changes of a database that concern vectors in memory, and no more of them than is used.
+
+    paths: the fields that filters may ask for.
 
     Updates of other fields, such as counting recalls, are left out on the server. A post-image is
     looked up after this match, and so only for updates that pass it.
     """
+    kept = _apart((*RESIDENT_FIELDS, *paths))
+    names = list(dict.fromkeys(path.split(".")[0] for path in kept))
     changed_fields: Document = {
         "$concatArrays": [
             _keys_of("$updateDescription.updatedFields"),
@@ -70,9 +76,7 @@ def changes_pipeline(collections: Sequence[str]) -> list[Document]:
     # An element of an array is changed under a name with dots, `embedding.7`.
     of_a_row = {"$arrayElemAt": [{"$split": ["$$this", "."]}, 0]}
     concerns_us = {
-        "$anyElementTrue": [
-            {"$map": {"input": changed_fields, "in": {"$in": [of_a_row, list(RESIDENT_FIELDS)]}}}
-        ]
+        "$anyElementTrue": [{"$map": {"input": changed_fields, "in": {"$in": [of_a_row, names]}}}]
     }
     return [
         {
@@ -98,10 +102,20 @@ def changes_pipeline(collections: Sequence[str]) -> list[Document]:
                 "ns": 1,
                 "to": 1,
                 "documentKey": 1,
-                **{f"fullDocument.{name}": 1 for name in RESIDENT_FIELDS},
+                **{f"fullDocument.{path}": 1 for path in kept},
             }
         },
     ]
+
+
+def _apart(paths: Iterable[str]) -> list[str]:
+    """The paths, but none inside of another: a projection must not name both."""
+    known = dict.fromkeys(paths)
+
+    def inside(path: str) -> bool:
+        return any(path.startswith(f"{other}.") for other in known)
+
+    return [path for path in known if not inside(path)]
 
 
 def _keys_of(document: str) -> Document:

@@ -38,13 +38,20 @@ class ChangeListener(Protocol):
 
 
 class ChangeFeed:
-    """Follows the changes of some collections, from the first `open` until `close`."""
+    """Follows the changes of some collections, from the first `open` until `close`.
+
+    paths: the fields beside the vector whose changes are wanted, too.
+    """
 
     def __init__(
-        self, driver: Driver, collections: Sequence[str], listener: ChangeListener
+        self,
+        driver: Driver,
+        collections: Sequence[str],
+        listener: ChangeListener,
+        paths: Sequence[str] = (),
     ) -> None:
         self._driver = driver
-        self._pipeline = changes_pipeline(collections)
+        self._pipeline = changes_pipeline(collections, paths)
         self._listener = listener
         self._task: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[bool] | None = None

@@ -19,17 +19,15 @@ import numpy as np
 from bson import CodecOptions, DatetimeConversion, ObjectId
 from numpy.typing import NDArray
 
-from memorizz_async.memory_provider.mongodb.vector_search.row_matching import FOREVER, alive_until
+from memorizz_async.memory_provider.mongodb.vector_search.field_values import RowValues, ValuesOf
+from memorizz_async.memory_provider.mongodb.vector_search.row_layouts import RowLayout, layout_of
+from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.vectors import stored_vector
 
 _ANY_DATE: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_MS
 )
-_DOUBLE, _ARRAY, _BINARY, _OBJECT_ID, _DATE, _NULL = 0x01, 0x04, 0x05, 0x07, 0x09, 0x0A
 _ID_FIRST = b"\x07_id\x00"
-_FLOAT32_VECTOR = b"\x09\x27\x00"  # subtype 9, dtype float32, no padding
-_NAME = b"embedding\x00"
-_EXPIRY = b"expires_at\x00"
 _FEW = 8  # fewer rows of one length than this are cheaper to decode
 
 
@@ -38,20 +36,22 @@ class VectorBlock:
     """Some rows of a batch: `matrix[i]` is the vector of the row whose id is `id_at(i)`.
 
     until: when each row expires, in milliseconds since the epoch, infinity for never.
+    values: what each row has at the paths that were asked for.
     """
 
     matrix: NDArray[np.float32]
     rows: Sequence[memoryview]
     until: NDArray[np.float64]
+    values: Sequence[RowValues]
 
     def ids(self) -> list[Any]:
         """The ids of all rows, in order."""
-        if self.rows[0][4] == _OBJECT_ID and all(row[4:9] == _ID_FIRST for row in self.rows):
+        if all(row[4:9] == _ID_FIRST for row in self.rows):
             return [ObjectId(row[9:21].tobytes()) for row in self.rows]
         return [self.id_at(position) for position in range(len(self.rows))]
 
     def id_at(self, position: int) -> Any:
-        return bson.decode(bytes(self.rows[position]))["_id"]
+        return bson.decode(self.rows[position])["_id"]
 
 
 class _EqualRows(Sequence[memoryview]):
@@ -71,11 +71,12 @@ class _EqualRows(Sequence[memoryview]):
 
 
 class UnreadableRow(NamedTuple):
-    """A row whose `embedding` is no vector; until: as in a VectorBlock."""
+    """A row whose `embedding` is no vector; until, values: as in a VectorBlock."""
 
     row_id: Any
     reason: str
     until: float
+    values: RowValues = ()
 
 
 @dataclass
@@ -86,12 +87,19 @@ class ReadBatch:
     unreadable: list[UnreadableRow] = field(default_factory=list)
 
 
-def read_vectors(batch: bytes) -> ReadBatch:
-    """Read a batch of BSON documents, each with `_id` and `embedding`, perhaps `expires_at`."""
+def read_vectors(batch: bytes, values_of: ValuesOf | None = None) -> ReadBatch:
+    """Read a batch of BSON documents, each with `_id` and `embedding`, perhaps `expires_at`.
+
+    values_of: reads other fields beside, for which every row is decoded.
+    """
+    result = ReadBatch()
+    if values_of is not None:
+        _read_singly(list(_split(batch)), result, values_of)
+        return result
     whole = _read_whole(batch)
     if whole is not None:
-        return ReadBatch([whole])
-    result = ReadBatch()
+        result.blocks.append(whole)
+        return result
     by_length: defaultdict[int, list[memoryview]] = defaultdict(list)
     for row in _split(batch):
         by_length[len(row)].append(row)
@@ -107,13 +115,13 @@ def _read_whole(batch: bytes) -> VectorBlock | None:
     (length,) = struct.unpack_from("<i", batch)
     if len(batch) % length or len(batch) < _FEW * length:
         return None
-    layout = _layout(batch[:length])
+    layout = layout_of(batch[:length])
     if layout is None:
         return None
     table = np.frombuffer(batch, dtype=np.uint8).reshape(-1, length)
     if not layout.fits(table).all():
         return None
-    return VectorBlock(layout.vectors(table), _EqualRows(batch, length), layout.until(table))
+    return _block(layout, table, _EqualRows(batch, length))
 
 
 def _split(batch: bytes) -> Iterator[memoryview]:
@@ -128,44 +136,51 @@ def _read_alike(rows: list[memoryview], result: ReadBatch) -> None:
     """Read rows of one length: those shaped like the last at once, the rest likewise, in turn."""
     odd: list[memoryview] = []
     while len(rows) >= _FEW:
-        layout = _layout(bytes(rows[-1]))
+        layout = layout_of(bytes(rows[-1]))
         if layout is None:
             odd.append(rows.pop())  # from the end: a batch of such rows must not cost its square
             continue
         table = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1)
         alike = layout.fits(table)
-        matrix = layout.vectors(table if alike.all() else table[alike])
-        until = layout.until(table if alike.all() else table[alike])
-        result.blocks.append(VectorBlock(matrix, _where(rows, alike), until))
+        table = table if alike.all() else table[alike]
+        result.blocks.append(_block(layout, table, _where(rows, alike)))
         rows = _where(rows, ~alike)
     _read_singly(rows + odd[::-1], result)
+
+
+def _block(layout: RowLayout, table: NDArray[np.uint8], rows: Sequence[memoryview]) -> VectorBlock:
+    return VectorBlock(layout.vectors(table), rows, layout.until(table), [()] * len(table))
 
 
 def _where(rows: list[memoryview], chosen: NDArray[np.bool_]) -> list[memoryview]:
     return [row for row, is_chosen in zip(rows, chosen.tolist(), strict=True) if is_chosen]
 
 
-def _read_singly(rows: list[memoryview], result: ReadBatch) -> None:
+def _read_singly(
+    rows: list[memoryview], result: ReadBatch, values_of: ValuesOf = lambda _: ()
+) -> None:
     by_dimension: defaultdict[int, list[_Single]] = defaultdict(list)
     for row in rows:
-        document = bson.decode(bytes(row), codec_options=_ANY_DATE)
-        until = alive_until(document)
+        document = bson.decode(row, codec_options=_ANY_DATE)
+        until, values = alive_until(document), values_of(document)
         try:
             vector = stored_vector(document.get("embedding"))
         except (TypeError, ValueError) as error:
-            result.unreadable.append(UnreadableRow(document["_id"], str(error), until))
+            result.unreadable.append(UnreadableRow(document["_id"], str(error), until, values))
             continue
         if vector.ndim != 1 or not vector.size:
             reason = f"an array of shape {vector.shape}"
-            result.unreadable.append(UnreadableRow(document["_id"], reason, until))
+            result.unreadable.append(UnreadableRow(document["_id"], reason, until, values))
             continue
-        by_dimension[vector.size].append(_Single(row, vector, until))
+        by_dimension[vector.size].append(_Single(row, vector, until, values))
     for singles in by_dimension.values():
+        vectors, until_of = [one.vector for one in singles], [one.until for one in singles]
         result.blocks.append(
             VectorBlock(
-                np.stack([single.vector for single in singles]),
-                [single.row for single in singles],
-                np.array([single.until for single in singles]),
+                np.stack(vectors),
+                [one.row for one in singles],
+                np.array(until_of),
+                [one.values for one in singles],
             )
         )
 
@@ -174,147 +189,4 @@ class _Single(NamedTuple):
     row: memoryview
     vector: NDArray[np.float32]
     until: float
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Numbers at equal distances: `count` of them, `stride` bytes apart, from byte `start`."""
-
-    start: int
-    stride: int
-    count: int
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where in a row the numbers of the vector are, and which bytes all such rows share."""
-
-    dtype: str
-    runs: tuple[_Run, ...]
-    fixed: NDArray[np.intp]  # positions of the bytes outside the values
-    expected: NDArray[np.uint8]  # what stands there, the row's length included
-    expiry: int | None  # where eight bytes say when the row expires; None where it does not
-
-    def fits(self, table: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Which rows have this layout."""
-        alike: NDArray[np.bool_] = (table[:, self.fixed] == self.expected).all(axis=1)
-        return alike
-
-    def until(self, table: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """When rows that have this layout expire: shape (rows,)."""
-        if self.expiry is None:
-            return np.full(len(table), FOREVER)
-        moments = np.ascontiguousarray(table[:, self.expiry : self.expiry + 8]).view("<i8")
-        return moments.ravel().astype(np.float64)
-
-    def vectors(self, table: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The vectors of rows that have this layout: shape (rows, dimensions)."""
-        columns = [
-            np.ndarray(
-                (len(table), run.count),
-                dtype=self.dtype,
-                buffer=table,
-                offset=run.start,
-                strides=(table.shape[1], run.stride),
-            )
-            for run in self.runs
-        ]
-        with np.errstate(over="ignore"):  # too large for float32 is infinity, which has no score
-            return np.concatenate(columns, axis=1, dtype=np.float32, casting="same_kind")
-
-
-def _layout_of(
-    document: bytes,
-    values: list[tuple[int, int]],
-    expiry: int | None,
-    dtype: str,
-    runs: list[_Run],
-) -> _Layout:
-    is_fixed = np.ones(len(document), dtype=np.bool_)
-    for value in values:
-        is_fixed[slice(*value)] = False
-    size = np.dtype(dtype).itemsize
-    for run in runs:
-        starts = run.start + run.stride * np.arange(run.count)
-        is_fixed[(starts[:, None] + np.arange(size)).ravel()] = False
-    fixed = np.flatnonzero(is_fixed)
-    expected = np.frombuffer(document, dtype=np.uint8)[fixed]
-    return _Layout(dtype, tuple(runs), fixed, expected, expiry)
-
-
-def _layout(document: bytes) -> _Layout | None:
-    """The layout of a row `{_id, expires_at?, embedding}`; None for one that must be decoded."""
-    id_range = _id_range(document)
-    if id_range is None:
-        return None
-    position, values, expiry = id_range[1], [id_range], None
-    if document[position + 1 : position + 1 + len(_EXPIRY)] == _EXPIRY:
-        kind, position = document[position], position + 1 + len(_EXPIRY)
-        if kind == _DATE:
-            expiry = position
-            values.append((position, position + 8))
-            position += 8
-        elif kind != _NULL:
-            return None
-    kind = document[position]
-    if document[position + 1 : position + 1 + len(_NAME)] != _NAME:
-        return None
-    value = position + 1 + len(_NAME)
-    if kind == _BINARY:
-        found = _binary_runs(document, value)
-    elif kind == _ARRAY:
-        found = _array_runs(document, value)
-    else:
-        return None
-    if found is None:
-        return None
-    return _layout_of(document, values, expiry, *found)
-
-
-def _id_range(document: bytes) -> tuple[int, int] | None:
-    """The bytes of the value of `_id`, where it comes first and is an ObjectId or a string."""
-    if document[5:9] != b"_id\x00":
-        return None
-    if document[4] == _OBJECT_ID:
-        return 9, 9 + 12
-    if document[4] == 0x02:
-        (length,) = struct.unpack_from("<i", document, 9)
-        return 13, 13 + length
-    return None
-
-
-def _binary_runs(document: bytes, value: int) -> tuple[str, list[_Run]] | None:
-    (length,) = struct.unpack_from("<i", document, value)
-    start = value + 4 + len(_FLOAT32_VECTOR)
-    count, rest = divmod(length - 2, 4)
-    end = start + count * 4
-    if document[value + 4 : start] != _FLOAT32_VECTOR or rest or not count:
-        return None
-    if end + 1 != len(document):  # something follows the vector: not what a scan projects
-        return None
-    return "<f4", [_Run(start, 4, count)]
-
-
-def _array_runs(document: bytes, value: int) -> tuple[str, list[_Run]] | None:
-    """An array of doubles: a type byte, the index in decimal digits, a zero, eight bytes, each."""
-    runs: list[_Run] = []
-    position, index = value + 4, 0
-    end = len(document) - 2  # the array's closing zero, then the document's
-    while position < end:
-        digits = len(str(index))
-        stride = 1 + digits + 1 + 8
-        count = min(10**digits - index, (end - position) // stride)
-        if count < 1:
-            return None
-        first = position + stride - 8
-        for number in range(count):
-            at = position + number * stride
-            name = str(index + number).encode()
-            if document[at] != _DOUBLE or document[at + 1 : at + 2 + digits] != name + b"\x00":
-                return None
-        runs.append(_Run(first, stride, count))
-        position += count * stride
-        index += count
-    if position != end or not runs:
-        return None
-    return "<f8", runs
+    values: RowValues

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Container, Hashable, Mapping, Sequence
+from itertools import compress, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memorizz_async.config import Similarity
+from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition, paths_of
+from memorizz_async.memory_provider.mongodb.vector_search.field_values import (
+    RowValues,
+    values_of,
+)
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.raw_vectors import (
-    ReadBatch,
     VectorBlock,
+    read_vectors,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     NO_SCORE,
     Unsearchable,
     wrong_dimension,
 )
-from memorizz_async.memory_provider.mongodb.vector_search.resident_matrix import (
-    BYTES_A_ROW,
+from memorizz_async.memory_provider.mongodb.vector_search.resident_matrix import VectorTable
+from memorizz_async.memory_provider.mongodb.vector_search.resident_snapshot import (
     NewRow,
     Snapshot,
-    VectorTable,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import (
     alive_until,
@@ -32,7 +36,14 @@ from memorizz_async.memory_provider.mongodb.vector_search.row_matching import (
 )
 from memorizz_async.vectors import stored_vector
 
+ScopeName = tuple[str, bytes]
+"""A collection and a tenant's filter of it, as BSON."""
+
 _BYTES_A_SCOPE = 4_096
+
+
+_ODD = 0
+"""The dimension of the table of rows that can be compared with no query."""
 
 
 class ResidentScope:
@@ -41,38 +52,49 @@ class ResidentScope:
     It belongs to one event loop. While it is being loaded (`loading`), changes are applied as they
     come, and the rows that they are about are not taken from the load, which may have read them
     before the change.
+
+    paths: the fields that it keeps beside the vectors, and can be filtered by.
     """
 
-    def __init__(self, scope: Mapping[str, Any], similarity: Similarity) -> None:
-        self.matches = matcher_of(scope)
+    def __init__(
+        self,
+        name: ScopeName,
+        conditions: Mapping[str, Any],
+        similarity: Similarity,
+        paths: Collection[str] = (),
+    ) -> None:
+        self.name = name
+        self.paths = tuple(sorted(paths))
+        self._matches = matcher_of(conditions)
+        self._values_of = values_of(self.paths)
         self.loading = True
         self.dropped = False
         """Whether it no longer follows the changes: the collection went, or there was no room."""
         self._similarity = similarity
         self._tables: dict[int, VectorTable] = {}
-        self._odd: dict[Hashable, tuple[Any, str, float]] = {}
+        self._reasons: dict[Hashable, str] = {}  # why a row is odd
         self._changed_while_loading: set[Hashable] = set()
         self._next_order = 0
 
     @property
     def nbytes(self) -> int:
         """About what it takes in memory."""
-        tables = sum(table.nbytes for table in self._tables.values())
-        return _BYTES_A_SCOPE + tables + BYTES_A_ROW * len(self._odd)
+        return _BYTES_A_SCOPE + sum(table.nbytes for table in self._tables.values())
 
     def loaded(self) -> None:
         """All rows have been given to `load`."""
         self.loading = False
         self._changed_while_loading.clear()
 
-    def load(self, batch: ReadBatch) -> None:
-        """Take rows as the server holds them, in its order."""
-        for row_id, reason, until in batch.unreadable:
-            key = key_of(row_id)
+    def load(self, batch: bytes) -> None:
+        """Take rows as the server holds them, in its order: BSON documents, end to end."""
+        read = read_vectors(batch, self._values_of if self.paths else None)
+        for row in read.unreadable:
+            key = key_of(row.row_id)
             if key not in self._changed_while_loading:
-                self._forget(key)
-                self._odd[key] = (row_id, reason, until)
-        for block in batch.blocks:
+                place = self._place(key)
+                self._add_odd(NewRow(key, row.row_id, row.until, place), row.reason, row.values)
+        for block in read.blocks:
             self._load_block(block)
 
     def change(self, key: Hashable, row_id: Any, row: Mapping[str, Any] | None) -> bool:
@@ -80,98 +102,115 @@ class ResidentScope:
         if self.loading:
             self._changed_while_loading.add(key)
         order = self._forget(key)
-        if row is None or not self.matches(row) or row.get("embedding") is None:
+        if row is None or not self._matches(row) or row.get("embedding") is None:
             return order is not None
-        until = alive_until(row)
+        taken = NewRow(key, row_id, alive_until(row), self._next(order))
+        values = self._values_of(row)
         try:
             vector = stored_vector(row["embedding"])
         except (TypeError, ValueError) as error:
-            self._odd[key] = (row_id, str(error), until)
+            self._add_odd(taken, str(error), values)
             return True
         if vector.ndim == 1 and vector.size:
-            self._add(vector[np.newaxis], [row_id], [key], [until], [order])
+            self._add(vector[np.newaxis], [taken], [values])
         else:
-            self._odd[key] = (row_id, f"an array of shape {vector.shape}", until)
+            self._add_odd(taken, f"an array of shape {vector.shape}", values)
         return True
 
-    def snapshot(self, dimensions: int, now_ms: float) -> Snapshot:
-        """The rows of a dimension at a moment."""
+    def snapshot(
+        self, dimensions: int, now_ms: float, condition: Condition = EVERY_ROW
+    ) -> Snapshot:
+        """The rows of a dimension at a moment, of those that satisfy the condition."""
         table = self._tables.get(dimensions)
-        return Snapshot(dimensions, [], 0.0, 0.0) if table is None else table.snapshot(now_ms)
+        if table is None:
+            table = VectorTable(dimensions)
+        return table.snapshot(now_ms, condition)
 
-    def unsearchable(self, dimensions: int, now_ms: float) -> Unsearchable:
-        """The rows that a query of so many dimensions cannot be compared with."""
+    def cannot_tell(self, condition: Condition, now_ms: float) -> str | None:
+        """A path of the condition at which some row has values that are compared on the server
+        only; None where every row can be decided here.
+        """
+        tables = self._tables.values()
+        for path in set(paths_of(condition)):
+            if any(table.cannot_tell(path, now_ms) for table in tables):
+                return path
+        return None
+
+    def unsearchable(
+        self, dimensions: int, now_ms: float, condition: Condition = EVERY_ROW
+    ) -> Unsearchable:
+        """The rows that satisfy the condition and that a query of so many dimensions cannot be
+        compared with.
+        """
         found = Unsearchable()
-        for row_id, reason, until in self._odd.values():
-            if until > now_ms:
-                found.add(row_id, reason)
         for table in self._tables.values():
-            if table.dimensions != dimensions and (count := table.alive_at(now_ms)):
-                reason = wrong_dimension(table.dimensions, dimensions)
-                named = list(islice(table.ids_alive(now_ms), found.remembered))
-                for row_id in named:
-                    found.add(row_id, reason)
-                found.count += count - len(named)
+            if table.dimensions == dimensions:
+                continue
+            others = table.snapshot(now_ms, condition)
+            named = list(islice(others.rows(), found.remembered))
+            for row in named:
+                wrong = wrong_dimension(table.dimensions, dimensions)
+                found.add(row.row_id, self._reasons.get(row.key, wrong))
+            found.count += len(others) - len(named)
         return found
 
     def _load_block(self, block: VectorBlock) -> None:
         ids = block.ids()
         keys = [key_of(row_id) for row_id in ids]
-        until = block.until.tolist()
-        matrix = block.matrix
-        known = self._known(keys)
-        if known:
+        matrix, until, values = block.matrix, block.until.tolist(), block.values
+        at: Sequence[int] = range(len(keys))
+        if self._known(keys):
             # A row may come twice: it moved in the index that is being read. The later one counts.
-            keep = [
-                position
-                for position, key in enumerate(keys)
-                if key not in self._changed_while_loading
-            ]
-            orders = [self._forget(keys[position]) for position in keep]
-            ids, keys = [ids[at] for at in keep], [keys[at] for at in keep]
-            until, matrix = [until[at] for at in keep], matrix[keep]
-        else:
-            orders = [None] * len(ids)
-        self._add(matrix, ids, keys, until, orders)
+            last = {key: n for n, key in enumerate(keys) if key not in self._changed_while_loading}
+            at = list(last.values())
+            matrix, values = matrix[at], [values[n] for n in at]
+        rows = [NewRow(keys[n], ids[n], until[n], self._place(keys[n])) for n in at]
+        self._add(matrix, rows, values)
 
     def _known(self, keys: Sequence[Hashable]) -> bool:
-        """Whether any of these rows is here already, or has changed since the load began."""
+        """Whether any of these rows comes twice, or has changed since the load began."""
         tables: list[Container[Hashable]] = [*self._tables.values()]
-        tables += [each for each in (self._odd, self._changed_while_loading) if each]
-        return any(key in table for table in tables for key in keys)
+        tables += [self._changed_while_loading] if self._changed_while_loading else []
+        twice = len(set(keys)) < len(keys)
+        return twice or any(key in table for table in tables for key in keys)
+
+    def _place(self, key: Hashable) -> int:
+        """Where a row is to stand: where it did, and is taken out there, else last."""
+        return self._next(self._forget(key))
+
+    def _next(self, order: int | None) -> int:
+        if order is None:  # what is new stands last, as it does in the collection
+            order, self._next_order = self._next_order, self._next_order + 1
+        return order
 
     def _add(
-        self,
-        matrix: NDArray[np.float32],
-        ids: Sequence[Any],
-        keys: Sequence[Hashable],
-        until: Sequence[float],
-        orders: Sequence[int | None],
+        self, matrix: NDArray[np.float32], rows: Sequence[NewRow], values: Sequence[RowValues]
     ) -> None:
         """Add rows that are not here, the comparable ones to the table of their dimension."""
         good = np.asarray(np.isfinite(matrix).all(axis=1))
         if self._similarity == "cosine":
             good &= matrix.any(axis=1)
-        rows = []
-        for position in range(len(matrix)):
-            if not good[position]:
-                self._odd[keys[position]] = (ids[position], NO_SCORE, until[position])
-                continue
-            order = orders[position]
-            if order is None:  # what is new stands last, as it does in the collection
-                order, self._next_order = self._next_order, self._next_order + 1
-            rows.append(NewRow(keys[position], ids[position], until[position], order))
-        if not rows:
-            return
-        dimensions = matrix.shape[1]
+        if not good.all():
+            for position in np.flatnonzero(~good).tolist():
+                self._add_odd(rows[position], NO_SCORE, values[position])
+            matrix = matrix[good]
+            rows, values = list(compress(rows, good)), list(compress(values, good))
+        if rows:
+            self._table(matrix.shape[1]).add(matrix, rows, values)
+
+    def _add_odd(self, row: NewRow, reason: str, values: RowValues) -> None:
+        self._reasons[row.key] = reason
+        self._table(_ODD).add(np.empty((1, 0), dtype=np.float32), [row], [values])
+
+    def _table(self, dimensions: int) -> VectorTable:
         table = self._tables.get(dimensions)
         if table is None:
-            table = self._tables[dimensions] = VectorTable(dimensions)
-        table.add(matrix if len(rows) == len(matrix) else matrix[good], rows)
+            table = self._tables[dimensions] = VectorTable(dimensions, self.paths)
+        return table
 
     def _forget(self, key: Hashable) -> int | None:
         """Take a row out; where it stood, None where it was not there."""
-        self._odd.pop(key, None)
+        self._reasons.pop(key, None)
         for dimensions, table in self._tables.items():
             order = table.order_of(key)
             if order is not None:

@@ -63,8 +63,8 @@ async def search(driver: Driver, request: SearchRequest) -> SearchAnswer:
 
 def _offer(batch: bytes, request: SearchRequest, best: TopK, unsearchable: Unsearchable) -> None:
     read = read_vectors(batch)
-    for row_id, reason, _ in read.unreadable:
-        unsearchable.add(row_id, reason)
+    for row in read.unreadable:
+        unsearchable.add(row.row_id, row.reason)
     for block in read.blocks:
         dimensions = block.matrix.shape[1]
         if dimensions != request.vector.size:
