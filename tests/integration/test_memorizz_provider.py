@@ -430,6 +430,8 @@ def test_a_server_that_is_gone_is_an_error(make: Make) -> None:
         lambda: gone.retrieve_by_id("x", T.CONVERSATION_MEMORY),
         lambda: gone.delete_by_id("x", T.CONVERSATION_MEMORY),
         lambda: gone.clear_semantic_cache("a"),
+        lambda: gone.invalidate_semantic_cache(tags=["t"]),
+        lambda: gone.purge_expired_semantic_cache(),
     ):
         with pytest.raises(ServerUnavailableError):
             call()
@@ -574,7 +576,10 @@ def test_the_semantic_cache_answers_from_the_provider(provider: MemorizzProvider
         provider.store({"cache_key": str(at), "expires_at": at, "agent_id": "a"}, T.SEMANTIC_CACHE)
     assert len(provider.list_all(T.SEMANTIC_CACHE)) == 4
     assert provider.purge_expired_semantic_cache() == 3
-    assert provider.clear_semantic_cache("a") == 1
+    for agent, tag in (("a", "x"), ("a", "y"), ("b", "x")):
+        provider.store({"agent_id": agent, "metadata": {"tags": [tag]}}, T.SEMANTIC_CACHE)
+    assert provider.invalidate_semantic_cache(agent_id="a", tags=["x"]) == 1
+    assert provider.clear_semantic_cache("a") == 2
 
 
 def test_entities_without_a_user_are_given_to_one(provider: MemorizzProvider) -> None:
