@@ -78,6 +78,8 @@ async def test_rows_that_equal_what_is_asked_for(provider: AsyncMongoDBProvider)
     assert await ids({"deep": {"er": 1}}) == "c"
     assert await ids({"deep.er": 1}) == "c"
     assert await ids([{"kind": 1}]) == "a"
+    assert await ids([{}]) == "abc"
+    assert await ids([]) == ""
 
 
 async def test_rows_look_like_memories_or_like_what_was_stored(
@@ -110,10 +112,11 @@ async def test_a_history_is_in_the_order_of_moments(provider: AsyncMongoDBProvid
     rows.append({"timestamp": datetime(2026, 1, 1, 11, 45, tzinfo=UTC), "n": 3.5})
     rows.append({"created_at": datetime(2026, 1, 1, 10, 30, tzinfo=UTC), "n": 1.5})
     rows.append({"created_at": "2026-01-01T10:31:00+00:00", "n": 1.6})
+    rows.append({"timestamp": datetime(2026, 1, 1, 10, 32, tzinfo=UTC).timestamp(), "n": 1.7})
     rows.append({"n": 0})
     await provider.put_many_async(reversed(rows), "CONVERSATION_MEMORY", memory_id="m")
     history = await provider.history_async(memory_id="m")
-    assert [row["n"] for row in history] == [0, 1, 1.5, 1.6, 2, 3, 3.5, 4]
+    assert [row["n"] for row in history] == [0, 1, 1.5, 1.6, 1.7, 2, 3, 3.5, 4]
     assert [row["n"] for row in await provider.history_async(memory_id="m", limit=2)] == [3.5, 4]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from atlas_standin import AtlasStandin
 from bson import Binary
 from memorizz import embeddings as memorizz_embeddings
 from memorizz.enums import MemoryType as T
@@ -429,6 +430,8 @@ def test_a_server_that_is_gone_is_an_error(make: Make) -> None:
         lambda: gone.retrieve_by_id("x", T.CONVERSATION_MEMORY),
         lambda: gone.delete_by_id("x", T.CONVERSATION_MEMORY),
         lambda: gone.clear_semantic_cache("a"),
+        lambda: gone.invalidate_semantic_cache(tags=["t"]),
+        lambda: gone.purge_expired_semantic_cache(),
     ):
         with pytest.raises(ServerUnavailableError):
             call()
@@ -573,7 +576,10 @@ def test_the_semantic_cache_answers_from_the_provider(provider: MemorizzProvider
         provider.store({"cache_key": str(at), "expires_at": at, "agent_id": "a"}, T.SEMANTIC_CACHE)
     assert len(provider.list_all(T.SEMANTIC_CACHE)) == 4
     assert provider.purge_expired_semantic_cache() == 3
-    assert provider.clear_semantic_cache("a") == 1
+    for agent, tag in (("a", "x"), ("a", "y"), ("b", "x")):
+        provider.store({"agent_id": agent, "metadata": {"tags": [tag]}}, T.SEMANTIC_CACHE)
+    assert provider.invalidate_semantic_cache(agent_id="a", tags=["x"]) == 1
+    assert provider.clear_semantic_cache("a") == 2
 
 
 def test_entities_without_a_user_are_given_to_one(provider: MemorizzProvider) -> None:
@@ -1040,3 +1046,42 @@ except memorizz_async.MissingDependencyError as error:
     ).stdout
     assert "memorizz-async[memorizz]" in shown
     assert "PolyForm Noncommercial" in shown
+
+
+# -- Atlas -------------------------------------------------------------------------------------
+
+
+def test_searches_go_by_the_index_where_there_is_one(make: Make, mongod: Any, db_name: str) -> None:
+    """With memorizz's filters inside it: no search falls back to comparing every row."""
+    standin = AtlasStandin(mongod.host, mongod.port, pending_s=0, building_s=0)
+    with standin.in_thread():
+        provider = make(MongoDBConfig(standin.uri, db_name), embedding_provider=embed)
+        provider.ensure_indexes(["KNOWLEDGE_BASE", "SKILLBOX", "CONVERSATION_MEMORY"])
+        for base, memory in (("kb1", None), ("kb2", "m"), ("kb3", "n")):
+            provider.store(
+                turn("release", knowledge_base_id=base, memory_id=memory), T.KNOWLEDGE_BASE
+            )
+        provider.store(turn("release", agent_id="a", status="active"), T.SKILLBOX)
+        provider.store(turn("release"), T.CONVERSATION_MEMORY)
+        asyncio.run(standin.sync())
+        asked: list[Any] = []
+
+        async def explained(*arguments: Any, **options: Any) -> Any:
+            hits = await search(*arguments, **options, explain=True)
+            asked.append(hits.explain)
+            return hits
+
+        search = provider._inner.retrieve_memory_units_by_query_async
+        provider._inner.retrieve_memory_units_by_query_async = explained  # type: ignore[method-assign]
+        ask = provider.retrieve_by_query
+        assert len(ask("release", T.KNOWLEDGE_BASE, 9)) == 3
+        found = ask("release", T.KNOWLEDGE_BASE, 9, "m", knowledge_base_ids=["kb1"], user_id="u")
+        assert {row["knowledge_base_id"] for row in found} == {"kb1", "kb2"}
+        skills = provider.retrieve_skillbox_candidates(
+            "release", limit=3, statuses=["active"], agent_id="a", user_id=None
+        )
+        assert len(skills) == 1
+        assert len(ask("release", T.CONVERSATION_MEMORY, 9, "m", user_id=None, thread_id="t")) == 1
+        assert [one.strategy for one in asked] == ["atlas"] * 4, [one.why for one in asked]
+        provider.close()
+    assert standin.failures == []

@@ -452,6 +452,13 @@ def test_the_tenant_is_inside_the_search_and_first_in_the_pipeline() -> None:
     assert "exact" not in pipeline[0]["$vectorSearch"]
 
 
+def test_a_search_of_every_tenant_has_no_filter() -> None:
+    """An empty one is none; what is left says who may be found."""
+    stage, still, *_ = search(scope={})
+    assert "filter" not in stage["$vectorSearch"]
+    assert still == {"$match": {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}}
+
+
 def test_what_goes_in_is_not_changed_or_shared() -> None:
     """Filters are copied: one caller's changes never reach another's query."""
     scope = {"memory_id": "m"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memorizz_async import UNSET, MemoryType, ScopeError
+from memorizz_async import EVERY_TENANT, UNSET, MemoryType, ScopeError
 from memorizz_async.memory_provider.mongodb.scope import Scope
 
 ACCEPTED = {"$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$and", "$or"}
@@ -46,6 +46,12 @@ def matches(conditions: dict[str, Any], row: dict[str, Any]) -> bool:
         (UNSET, "u", KB, {"user_id": "u"}),
         ("m", None, KB, {"memory_id": "m", "user_id": None}),
         ("m", UNSET, KB, {"memory_id": "m"}),
+        (EVERY_TENANT, UNSET, CHAT, {}),
+        (UNSET, EVERY_TENANT, CHAT, {}),
+        ("m", EVERY_TENANT, KB, {"memory_id": "m"}),
+        (EVERY_TENANT, None, KB, {"user_id": None}),
+        (EVERY_TENANT, "u", CHAT, {"user_id": "u"}),
+        (EVERY_TENANT, "u", KB, {"$or": [{"user_id": "u"}, {"user_id": None}]}),
     ],
 )
 def test_unset_none_and_a_value_are_three_things(
@@ -53,6 +59,21 @@ def test_unset_none_and_a_value_are_three_things(
 ) -> None:
     """No condition, rows that have none, that tenant; agent-wide rows serve every user."""
     assert Scope(memory_id, user_id).filter(kind) == expected
+
+
+def test_what_a_tenant_may_change_is_its_own() -> None:
+    """Exactly the fields that are named, also where it sees more than that."""
+    assert Scope("m", "u").owned() == {"memory_id": "m", "user_id": "u"}
+    assert Scope("m", None).owned() == {"memory_id": "m", "user_id": None}
+    assert Scope(UNSET, "u").owned() == {"user_id": "u"}
+    assert Scope(EVERY_TENANT).owned() == {}
+
+
+def test_every_tenant_is_said_and_nothing_is_written_for_it() -> None:
+    """It is no string and no None, and a new row has one tenant."""
+    assert repr(EVERY_TENANT) == "EVERY_TENANT"
+    with pytest.raises(ScopeError, match="belongs to one tenant"):
+        Scope(EVERY_TENANT).fields()
 
 
 def test_a_call_that_names_no_tenant_is_refused() -> None:

@@ -137,7 +137,29 @@ class Administration(Records):
     def purge_expired_semantic_cache(self, now: Any = None) -> int:
         """Delete cached answers whose time is over: those with a date at once, then the others."""
         deleted = self._delete_expired(now)
-        return deleted + int(super().purge_expired_semantic_cache(now))
+        rows = self._rows(MemoryType.SEMANTIC_CACHE, memory_id=EVERY_TENANT)
+        others = _Narrowed(self, lambda _: rows)  # read here, where a failure is not taken for 0
+        return deleted + int(MemoryProvider.purge_expired_semantic_cache(others, now))
+
+    def invalidate_semantic_cache(
+        self,
+        *,
+        agent_id: str | None = None,
+        memory_id: str | None = None,
+        domains: list[str] | None = None,
+        tags: list[str] | None = None,
+        data_version: str | None = None,
+    ) -> int:
+        """Delete cached answers by what they are about, as memorizz's base class says it."""
+        whose = {"agent_id": agent_id, "memory_id": memory_id}
+        where = {name: value for name, value in whose.items() if value is not None}
+        rows = self._rows(MemoryType.SEMANTIC_CACHE, where=where, memory_id=EVERY_TENANT)
+        return int(
+            MemoryProvider.invalidate_semantic_cache(
+                _Narrowed(self, lambda _: rows), agent_id=agent_id, memory_id=memory_id,
+                domains=domains, tags=tags, data_version=data_version,
+            )
+        )  # fmt: skip
 
     def observability_row_cursor(self, row: dict[str, Any]) -> str:
         """Where a page of traces goes on after a row."""

@@ -75,7 +75,7 @@ class Searching(AdapterCore):
         kind = kind_of(memory_type, memory_store_type)
         scope = {"memory_id": memory_scope(memory_id), "user_id": user_scope(user_id)}
         exactly = {"thread_id": thread_id, "namespace": namespace, "session_id": session_id}
-        named = {name: str(value) for name, value in exactly.items() if value}
+        named = {name: str(value) for name, value in exactly.items() if value is not None}
         agent = user_scope(agent_id)  # three states, too
         if isinstance(query, Mapping) and not isinstance(query.get("embedding"), list):
             fields = {**query, **named, **({} if agent is UNSET else {"agent_id": agent})}
@@ -176,6 +176,8 @@ class Searching(AdapterCore):
             row["_id"]: search_text(row) for row in bare if row_type(row) not in NOT_SEARCHABLE
         }
         wanted = {row_id: text for row_id, text in texts.items() if text.strip()}
+        # memorizz's own provider leaves out the agent of tools that have none; a null is found.
+        agent_of = {row["_id"]: row.get("agent_id") for row in bare}
         if not wanted:
             return
         vectors = self._embedding_provider.get_embeddings(list(wanted.values()))
@@ -185,7 +187,11 @@ class Searching(AdapterCore):
                 "update_async",
                 row_id,
                 MemoryType.TOOLBOX,
-                {"embedding": vector, "embedding_model": model},
+                {
+                    "embedding": vector,
+                    "embedding_model": model,
+                    "agent_id": agent_of[row_id],
+                },
                 memory_id=EVERY_TENANT,
                 embedding_form=self._form,
             )

@@ -22,8 +22,14 @@ BY_CREATION = (("created_at", -1), ("_id", -1))
 
 TEXT_TIMES: Document = {"timestamp": {"$type": "string"}}
 DATE_TIMES: Document = {"timestamp": {"$type": "date"}}
-OTHER_TIMES: Document = {"$nor": [TEXT_TIMES, DATE_TIMES]}
-"""Three kinds of time, each ordered by itself: MongoDB puts every date behind every text."""
+OTHER_TIMES: Document = {"$or": [{"timestamp": None}, {"timestamp": {"$type": "number"}}]}
+"""Three kinds of time, each ordered by itself: MongoDB puts every date behind every text. Each is a
+range of the index below."""
+
+
+def history_index_keys() -> list[tuple[str, int | str]]:
+    """What finds the last rows of a memory."""
+    return [("memory_id", 1), ("timestamp", 1), ("_id", 1)]
 
 
 def equal_to(where: Where) -> Document:
@@ -36,6 +42,8 @@ def equal_to(where: Where) -> Document:
     if isinstance(where, Mapping):
         return {_field(name): {"$eq": value} for name, value in where.items()}
     alternatives = [equal_to(one) for one in where]
+    if not alternatives:
+        return {"_id": {"$in": []}}  # any of none: no row
     return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
 
 

@@ -9,6 +9,7 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.memory_provider.mongodb.conversation import ensure_session_index
+from memorizz_async.memory_provider.mongodb.edits import history_index_keys
 from memorizz_async.memory_provider.mongodb.indexes import (
     IndexReport,
     ensure_ordinary,
@@ -39,6 +40,9 @@ async def ensure_all(
     report = IndexReport(await ensure_ordinary(driver, collections, deadline))
     if conversations in filter_fields:
         await ensure_session_index(driver, conversations, deadline)
+        await driver.create_index(
+            conversations, history_index_keys(), name="history", deadline=deadline
+        )
     report.text = await ensure_text(driver, collections, config, deadline)
     if not await server_has_search(driver, collections[0], deadline):
         return report

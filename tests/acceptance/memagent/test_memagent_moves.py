@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from atlas_standin import AtlasStandin
-from memorizz import MemAgent, MemoryType, MongoDBProvider
+from memorizz import MemAgent, MemoryType, MongoDBProvider, Toolbox
 from memorizz import MongoDBConfig as TheirConfig
 from support.agents import NewAgent, close, settle
 from support.openai_server import ScriptedOpenAI, quote
@@ -66,3 +66,20 @@ def test_an_agent_moves_from_memorizzs_own_provider_to_ours_and_back(
         settle(atlas)
     said = {row["content"] for row in memory.list_all(MemoryType.CONVERSATION_MEMORY)}
     assert {told for _, told, _ in steps} < said
+
+
+def test_tools_that_memorizzs_own_provider_stored_are_found(
+    memory: Any, theirs: Any, atlas: AtlasStandin
+) -> None:
+    """By agents of ours, and by a toolbox of none: it stores tools without vector and agent."""
+
+    def brew_tea(minutes: int) -> int:
+        """Makes a hot drink from leaves."""
+        return minutes
+
+    Toolbox(theirs).register_tool(brew_tea)
+    Toolbox(memory, agent_id="a1").get_most_similar_tools("a hot drink")  # they are embedded now
+    settle(atlas)
+    for agent_id in ("a1", None):
+        found = Toolbox(memory, agent_id=agent_id).get_most_similar_tools("a hot drink")
+        assert [tool["name"] for tool in found] == ["brew_tea"]
