@@ -130,4 +130,7 @@ def with_scope(row: Record, kind: MemoryType) -> Record:
     if kind is MemoryType.MEMAGENT:
         return row
     named = ("memory_id", "user_id", *(("agent_id",) if kind.store in _WITH_AGENT else ()))
+    if kind is MemoryType.SHARED_MEMORY:
+        # memorizz's own provider makes its memory_id unique there, nulls included.
+        named = named[1:]
     return {**dict.fromkeys(named), **row}

@@ -83,3 +83,14 @@ def test_tools_that_memorizzs_own_provider_stored_are_found(
     for agent_id in ("a1", None):
         found = Toolbox(memory, agent_id=agent_id).get_most_similar_tools("a hot drink")
         assert [tool["name"] for tool in found] == ["brew_tea"]
+
+
+def test_shared_rows_without_a_memory_are_taken_where_memorizz_made_its_indexes(
+    memory: Any, theirs: Any
+) -> None:
+    """It makes their memory_id unique; a second null would be refused, a missing field is not."""
+    assert theirs.db.shared_memory.index_information()["shared_observability_record_unique"]
+    for note in ("one", "two"):
+        memory.store({"content": note}, MemoryType.SHARED_MEMORY)
+    rows = memory.list_all(MemoryType.SHARED_MEMORY)
+    assert sorted(row["content"] for row in rows) == ["one", "two"]
