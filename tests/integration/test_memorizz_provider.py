@@ -431,7 +431,7 @@ def test_a_server_that_is_gone_is_an_error(make: Make) -> None:
         lambda: gone.delete_by_id("x", T.CONVERSATION_MEMORY),
         lambda: gone.clear_semantic_cache("a"),
         lambda: gone.invalidate_semantic_cache(tags=["t"]),
-        lambda: gone.purge_expired_semantic_cache(),
+        gone.purge_expired_semantic_cache,
     ):
         with pytest.raises(ServerUnavailableError):
             call()
