@@ -381,7 +381,7 @@ async def test_an_index_changed_behind_our_back_leads_to_an_exact_search(
     assert "another dimension" in hits.explain.why
 
 
-async def test_while_a_filter_field_is_being_added_the_scan_filters(
+async def test_while_a_filter_field_is_being_added_rows_are_compared_exactly(
     config: MongoDBConfig, standin: AtlasStandin
 ) -> None:
     """The old definition answers until the new one is built; it cannot filter by the new field."""
@@ -397,7 +397,7 @@ async def test_while_a_filter_field_is_being_added_the_scan_filters(
         with pytest.raises(OperationTimeoutError, match=r"BUILDING|PENDING"):
             await provider.ensure_indexes_async([KB], timeout_ms=700)
         hits = await recall(provider, filter={"mood": "good"})
-        assert (len(hits), hits.strategy) == (1, "scan")
+        assert (len(hits), hits.strategy) == (1, "resident")
         assert (await recall(provider)).strategy == "atlas"
         await standin.finish_builds()
         await provider.ensure_indexes_async([KB])
