@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         DeviceUnavailableError,
         DuplicateMemoryError,
         EmbeddingError,
+        EmbeddingModelMismatchError,
         InvalidEmbeddingError,
         InvalidFilterError,
         InvalidInputError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         MongodNotFoundError,
         OperationTimeoutError,
         OverloadedError,
+        ReembedError,
         ScopeError,
         ServerUnavailableError,
         StoredEmbeddingError,
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
         WriteError,
     )
     from memorizz_async.memory_provider.mongodb import UNSET, AsyncMongoDBProvider
+    from memorizz_async.memory_provider.mongodb.reembedding.report import (
+        ReembedProgress,
+        ReembedReport,
+    )
     from memorizz_async.memory_unit import MemoryUnit
     from memorizz_async.results import (
         BatchResults,
@@ -81,6 +87,7 @@ _HOMES = {
         "DeviceUnavailableError",
         "DuplicateMemoryError",
         "EmbeddingError",
+        "EmbeddingModelMismatchError",
         "InvalidEmbeddingError",
         "InvalidFilterError",
         "InvalidInputError",
@@ -95,6 +102,7 @@ _HOMES = {
         "MongodNotFoundError",
         "OperationTimeoutError",
         "OverloadedError",
+        "ReembedError",
         "ScopeError",
         "ServerUnavailableError",
         "StoredEmbeddingError",
@@ -103,6 +111,10 @@ _HOMES = {
         "WriteError",
     ),
     "memorizz_async.memory_provider.mongodb": ("UNSET", "AsyncMongoDBProvider"),
+    "memorizz_async.memory_provider.mongodb.reembedding.report": (
+        "ReembedProgress",
+        "ReembedReport",
+    ),
     "memorizz_async.memory_unit": ("MemoryUnit",),
     "memorizz_async.results": (
         "BatchResults",
@@ -133,6 +145,7 @@ __all__ = [
     "DeviceUnavailableError",
     "DuplicateMemoryError",
     "EmbeddingError",
+    "EmbeddingModelMismatchError",
     "Explanation",
     "FoundBy",
     "HitExplanation",
@@ -156,6 +169,9 @@ __all__ = [
     "OperationTimeoutError",
     "OverloadedError",
     "RecallResults",
+    "ReembedError",
+    "ReembedProgress",
+    "ReembedReport",
     "Reranker",
     "ScopeError",
     "ServerUnavailableError",

@@ -13,7 +13,10 @@ from memorizz_async.memory_provider.mongodb.protocol import Document
 SCORE_FIELD = "_memorizz_score"
 """Where `$vectorSearch`'s score travels; taken off the row before the caller sees it."""
 
-_WITHOUT_EMBEDDING: Document = {"embedding": 0}
+STAGED = "embedding_next"
+"""A vector of another model, beside the one that answers, while rows are being embedded again; no
+caller sees it."""
+_WITHOUT_EMBEDDING: Document = {"embedding": 0, STAGED: 0}
 MAX_CANDIDATES = 10_000
 
 
@@ -114,9 +117,9 @@ def rows_by_id_filter(ids: Sequence[Any], scope: Mapping[str, Any], now: datetim
     return all_of({"_id": {"$in": list(ids)}}, scope, alive(now))
 
 
-def row_projection(include_embedding: bool) -> Document | None:
+def row_projection(include_embedding: bool) -> Document:
     """All fields of a row, the vector only where asked for."""
-    return None if include_embedding else dict(_WITHOUT_EMBEDDING)
+    return {STAGED: 0} if include_embedding else dict(_WITHOUT_EMBEDDING)
 
 
 def vector_search_pipeline(
@@ -155,8 +158,7 @@ def vector_search_pipeline(
         {"$match": all_of(scope, alive(now))},
         {"$set": {SCORE_FIELD: {"$meta": "vectorSearchScore"}}},
     ]
-    if not include_embedding:
-        pipeline.append({"$unset": "embedding"})
+    pipeline.append({"$unset": STAGED if include_embedding else ["embedding", STAGED]})
     return pipeline
 
 
@@ -263,8 +265,7 @@ def text_search_pipeline(
         {"$limit": limit},
         {"$set": {SCORE_FIELD: score}},
     ]
-    if not include_embedding:
-        pipeline.append({"$unset": "embedding"})
+    pipeline.append({"$unset": STAGED if include_embedding else ["embedding", STAGED]})
     return pipeline
 
 

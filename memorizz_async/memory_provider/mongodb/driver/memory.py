@@ -67,6 +67,30 @@ class MemoryDriver(MotorDriver):
         return InsertOutcome(refused)
 
     @mapped
+    async def update_many(
+        self,
+        collection: str,
+        query: Document,
+        update: Document | list[Document],
+        *,
+        deadline: Deadline,
+    ) -> int:
+        if isinstance(update, list):
+            raise memory_cannot("update by a pipeline")
+        result = await self._database[collection].update_many(query, update)
+        return int(result.matched_count)
+
+    @mapped
+    async def update_each(
+        self, collection: str, updates: Sequence[tuple[Document, Document]], *, deadline: Deadline
+    ) -> int:
+        found = 0
+        for query, update in updates:  # mongomock's bulk_write does not take this PyMongo's updates
+            result = await self._database[collection].update_one(query, update)
+            found += int(result.matched_count)
+        return found
+
+    @mapped
     async def command(self, command: Document, *, deadline: Deadline) -> Document:
         raise memory_cannot(f"run the command {next(iter(command))!r}")
 
