@@ -9,6 +9,7 @@ from typing import Any
 from bson import Binary
 
 from memorizz_async.memory_provider.mongodb.protocol import Document
+from memorizz_async.vectors import Vector, to_bson
 
 SCORE_FIELD = "_memorizz_score"
 """Where `$vectorSearch`'s score travels; taken off the row before the caller sees it."""
@@ -304,3 +305,18 @@ def session_index_keys() -> list[tuple[str, int | str]]:
 def context_update(context: str, at: datetime) -> Document:
     """What a turn's later neighbours change on its row."""
     return {"$set": {"context": context, "updated_at": at}}
+
+
+def cached_vectors_filter(keys: Sequence[bytes], now: datetime) -> Document:
+    """Vectors of the second tier of the embedding cache, by key; those that have not expired."""
+    return {"_id": {"$in": [Binary(key) for key in keys]}, "expires_at": {"$gt": now}}
+
+
+def vector_projection() -> Document:
+    """A vector of the embedding cache and its key."""
+    return {"vector": 1}
+
+
+def cached_vector(key: bytes, vector: Vector, until: datetime) -> Document:
+    """A row of the embedding cache."""
+    return {"_id": Binary(key), "vector": to_bson(vector), "expires_at": until}

@@ -9,7 +9,7 @@ from memorizz_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.adapters import ManagedEmbedder
-    from memorizz_async.embeddings.second_tier import SecondTier
+    from memorizz_async.embeddings.tier import SecondTier
 
 
 class Embedders:
@@ -23,6 +23,7 @@ class Embedders:
     def __init__(self, given: Any, retiring: Any, second_tier: SecondTier | None = None) -> None:
         self._given = (given, retiring)
         self._made: dict[int, ManagedEmbedder] = {}
+        self._shown: dict[int, ManagedEmbedder] = {}
         self._second_tier = second_tier
 
     @property
@@ -64,13 +65,15 @@ class Embedders:
     def _made_of(self, which: int) -> ManagedEmbedder:
         from memorizz_async import embeddings  # noqa: PLC0415
 
-        if which not in self._made:
-            self._made[which] = self._tiered(embeddings.as_embedder(self._given[which]))
-        return self._made[which]
+        if which not in self._shown:
+            self._made[which] = embeddings.as_embedder(self._given[which])
+            self._shown[which] = self._tiered(self._made[which])
+        return self._shown[which]
 
     def _tiered(self, embedder: ManagedEmbedder) -> ManagedEmbedder:
         if self._second_tier is None:
             return embedder
+        # As above: the engine comes with it.
         from memorizz_async.embeddings.second_tier import with_second_tier  # noqa: PLC0415
 
         return with_second_tier(embedder, self._second_tier)

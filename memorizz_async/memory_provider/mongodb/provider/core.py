@@ -9,6 +9,7 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
+from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
 from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Words
@@ -46,7 +47,9 @@ class ProviderCore:
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
         self._recall = Recall(self.config, reranker)
-        self._embedders = Embedders(embedding_provider, retiring_embedding_provider)
+        kept = self.config.embedding_cache
+        cache = MongoDBEmbeddingCache(self._connection.session) if kept else None
+        self._embedders = Embedders(embedding_provider, retiring_embedding_provider, cache)
         self._guard = ModelGuard(
             ModelStates(self._search.written),
             self._embedders,
