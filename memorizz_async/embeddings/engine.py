@@ -28,6 +28,9 @@ logger = logging.getLogger("memorizz_async.embeddings")
 
 # So many texts are admitted under the lock in one go; the loop gets its turn between two.
 _ADMIT_AT_ONCE = 256
+# So many texts are counted between two batches: a query that comes meanwhile waits for a fraction
+# of a batch.
+_COUNT_AT_ONCE = 256
 
 
 class Engine:
@@ -232,6 +235,7 @@ class Engine:
                 self._loading = True
                 items = None
             else:
+                self._count_tokens()
                 items = self._ledger.take()
                 if self._ledger.queue:
                     self._workers.call_one()
@@ -241,6 +245,20 @@ class Engine:
         elif items:
             wake_futures(room)
             self._run(items)
+
+    def _count_tokens(self) -> None:
+        """Count what the next batch is cut from. Under the lock, which is let go meanwhile."""
+        waiting = self._ledger.queue.uncounted(_COUNT_AT_ONCE)
+        if not waiting or not self._execution.counts_tokens:
+            return
+        self._lock.release()
+        try:
+            counts = self._execution.count_tokens(waiting)
+        finally:
+            self._lock.acquire()
+        for item, tokens in zip(waiting, counts, strict=True):
+            item.counted = True
+            item.tokens = tokens or item.tokens
 
     def _load(self) -> None:
         error: MemorizzAsyncError | None = None
