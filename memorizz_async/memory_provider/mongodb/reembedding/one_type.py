@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from memorizz_async.errors import MemorizzAsyncError, ReembedError
@@ -13,6 +13,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Wor
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState
 from memorizz_async.memory_provider.mongodb.embedding_models.states import GRACE_S, ModelStates
 from memorizz_async.memory_provider.mongodb.pipelines import id_projection
+from memorizz_async.memory_provider.mongodb.reembedding.indexing import Indexing
 from memorizz_async.memory_provider.mongodb.reembedding.lease import Lease
 from memorizz_async.memory_provider.mongodb.reembedding.report import (
     SHOWN_IDS,
@@ -35,7 +36,7 @@ class OneType:
     """One collection's change of model, under its lease.
 
     alone: held while vectors are computed, so that of several types one is embedded at a time,
-        while others switch. indexed: makes the search index fit before it is needed.
+        while others switch.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class OneType:
         on_unembeddable: OnUnembeddable,
         alone: asyncio.Lock,
         progress: Tell | None,
-        indexed: Callable[[Job], Awaitable[str | None]],
+        indexing: Indexing,
     ) -> None:
         self._job = job
         self._lease = lease
@@ -57,7 +58,7 @@ class OneType:
         self._on_unembeddable = on_unembeddable
         self._alone = alone
         self._progress = progress
-        self._indexed = indexed
+        self._indexing = indexing
         self._total = 0
         self._step: Step = "embedding"
 
@@ -108,7 +109,7 @@ class OneType:
             await self._lease.change(queries.begin_switching(_now()))
         await self._switch()
         self.tell("done")
-        report.index = await self._indexed(job)
+        report.index = await self._indexing.fits(job)
 
     def _check_target(self, state: ModelState) -> None:
         job = self._job
@@ -162,6 +163,7 @@ class OneType:
         if self._on_unembeddable == "drop_vector":
             report.dropped += await drop_vectors(job)
         await self._settle()
+        await self._indexing.follows(job, job.last_flipped)
         at = await now_on_the_server(job)
         await self._lease.change(queries.end_switching(job.model, job.dimensions, at, _now()))
         report.switched = True

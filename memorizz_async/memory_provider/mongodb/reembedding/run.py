@@ -10,11 +10,11 @@ from functools import partial
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
-from memorizz_async.errors import ConfigurationError, DatabaseError, ReembedError
+from memorizz_async.errors import ConfigurationError, ReembedError
 from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Words
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
-from memorizz_async.memory_provider.mongodb.indexes import ensure_search, server_has_search
 from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.reembedding.indexing import Indexing
 from memorizz_async.memory_provider.mongodb.reembedding.lease import Lease
 from memorizz_async.memory_provider.mongodb.reembedding.one_type import OneType, Tell
 from memorizz_async.memory_provider.mongodb.reembedding.report import (
@@ -23,7 +23,6 @@ from memorizz_async.memory_provider.mongodb.reembedding.report import (
     TypeReport,
 )
 from memorizz_async.memory_provider.mongodb.reembedding.staging import Job
-from memorizz_async.memory_provider.mongodb.vector_search.index_state import look
 
 BATCH_SIZE = 256
 
@@ -59,7 +58,7 @@ async def reembed(
             f"{config.dimensions})",
             fix="leave dimensions out of the configuration while the model changes",
         )
-    alone = asyncio.Lock()
+    alone, indexing = asyncio.Lock(), Indexing(config, filter_fields)
 
     async def one(collection: str) -> TypeReport | None:
         if await states.derived(driver, collection, call.for_database(), writing=True) is None:
@@ -71,12 +70,9 @@ async def reembed(
         )  # fmt: skip
         await OneType(
             job, Lease(driver, collection, call), states, words,
-            on_unembeddable=on_unembeddable, alone=alone, progress=progress, indexed=indexed,
+            on_unembeddable=on_unembeddable, alone=alone, progress=progress, indexing=indexing,
         ).run()  # fmt: skip
         return report
-
-    async def indexed(job: Job) -> str | None:
-        return await _fit_index(job, config, filter_fields[job.collection])
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -91,30 +87,6 @@ async def reembed(
     if failed:
         raise _unfinished(result, failed)
     return result
-
-
-async def _fit_index(job: Job, config: MongoDBConfig, paths: Sequence[str]) -> str | None:
-    """Give the search index of the collection the new dimension, where it has an index."""
-    if not await server_has_search(job.driver, job.collection, job.deadline()):
-        return None
-    index = await look(job.driver, job.collection, config.vector_index_name, job.deadline())
-    if index is None:
-        return None
-    try:
-        done = await ensure_search(
-            job.driver,
-            {job.collection: paths},
-            config=config,
-            dimensions=job.dimensions,
-            deadline=job.pass_deadline(),
-        )
-    except DatabaseError as error:
-        raise ReembedError(
-            f"The rows of {job.collection!r} are switched, but their search index is not ready",
-            seen=str(error),
-            fix="run ensure_indexes_async(); until then searches compare rows exactly",
-        ) from error
-    return done[job.collection]
 
 
 def _unfinished(report: ReembedReport, failed: Sequence[TypeReport]) -> ReembedError:

@@ -7,7 +7,7 @@ names the text that it was made of, so that a row that is edited meanwhile is si
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -58,6 +58,7 @@ class Job:
     check: Callable[[], None]
     tell: Callable[[], None]
     in_vain: list[Any] = field(default_factory=list)
+    last_flipped: Any = None
 
     def deadline(self) -> Deadline:
         return self.call.for_database()
@@ -107,16 +108,7 @@ async def stage(job: Job, *, leave: int = 0) -> int:
 
 async def _one_pass(job: Job) -> tuple[int, int]:
     """Once over the rows; how many needed a vector, and how many have got one."""
-    found, staged = 0, 0
-    slots = asyncio.Semaphore(_IN_FLIGHT)
-
-    async def work(rows: list[Document]) -> None:
-        nonlocal staged
-        try:
-            staged += await _stage_rows(job, rows)
-        finally:
-            slots.release()
-
+    found, work = 0, _Work()
     batches = job.driver.raw_batches(
         job.collection,
         queries.to_embed_filter(job.model, job.in_vain),
@@ -125,17 +117,45 @@ async def _one_pass(job: Job) -> tuple[int, int]:
         deadline=job.pass_deadline(),
     )
     try:
-        async with asyncio.TaskGroup() as tasks, aclosing(batches):
+        async with aclosing(batches):
             async for batch in batches:
                 rows = bson.decode_all(batch)
                 found += len(rows)
                 for start in range(0, len(rows), job.batch_size):
-                    await slots.acquire()
+                    await work.room()
                     job.check()
-                    tasks.create_task(work(rows[start : start + job.batch_size]))
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
-    return found, staged
+                    work.start(_stage_rows(job, rows[start : start + job.batch_size]))
+        await work.room(_IN_FLIGHT)
+    finally:
+        await work.end()
+    return found, work.done
+
+
+class _Work:
+    """A few batches at once, owned: `end` leaves none behind. done: the sum of what they return."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._running: set[asyncio.Task[int]] = set()
+
+    async def room(self, places: int = 1) -> None:
+        """Wait until so many more may start; raises what one of them has raised."""
+        while len(self._running) > _IN_FLIGHT - places:
+            ended, self._running = await asyncio.wait(
+                self._running, return_when=asyncio.FIRST_COMPLETED
+            )
+            failed = [task for task in ended if task.exception() is not None]
+            self.done += sum(task.result() for task in ended if task not in failed)
+            if failed:
+                failed[0].result()
+
+    def start(self, work: Coroutine[Any, Any, int]) -> None:
+        self._running.add(asyncio.create_task(work, name="memorizz-async reembed"))
+
+    async def end(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
 
 async def _stage_rows(job: Job, rows: Sequence[Document]) -> int:

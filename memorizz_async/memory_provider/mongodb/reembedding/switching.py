@@ -21,6 +21,7 @@ async def flip(job: Job) -> int:
     async with aclosing(ids_of(job, queries.staged_filter(job.model))) as some:
         async for ids in some:
             flipped += await _flip_some(job, ids)
+            job.last_flipped = ids[-1]
     return flipped
 
 
