@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -193,6 +194,16 @@ async def test_a_collection_without_vectors_is_free_for_any_model(
         await settle()
     async with opened(Model("new/12", 12)) as provider:
         assert await contents(provider, "red") == []
+        with pytest.raises(EmbeddingModelMismatchError):  # its first row may be on its way
+            await provider.store_async("blue", KB, memory_id="m")
+        session = await provider._connection.session()
+        await session.driver.update_many(
+            "embedding_models",
+            {},
+            {"$set": {"changed_at": datetime.now(UTC) - timedelta(minutes=2)}},
+            deadline=Deadline.after(10_000),
+        )
+        provider._guard.states._known.clear()
         await provider.store_async("blue", KB, memory_id="m")
         assert await contents(provider, "blue") == ["blue"]
         [state] = await raw(provider, "embedding_models")

@@ -6,6 +6,7 @@ One for each provider: what a search, a write and a change of model ask about mo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
@@ -21,6 +22,9 @@ from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelS
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.vectors import Vector
+
+_FIRST_ROW_WITHIN = timedelta(minutes=1)
+"""A collection that was given a model so lately is not free because it has no rows yet."""
 
 Modelled = tuple[Vector, str | None]
 """A vector and the model that it is said to be of."""
@@ -155,7 +159,8 @@ class ModelGuard:
         vector, model = wrong
         configured = self._configured == vector.size and now.model in (None, model)
         if now.phase == "active" and (
-            configured or not await self.states.has_vectors(driver, collection, deadline)
+            configured
+            or (_is_old(now) and not await self.states.has_vectors(driver, collection, deadline))
         ):
             await self.states.replaced(driver, now, model or now.model, vector.size, deadline)
             return self.states.known(collection)
@@ -184,6 +189,11 @@ class ModelGuard:
             f"{self.words.command(state.collection, model)}; or set the dimension that is right "
             "in MongoDBConfig(dimensions=…)",
         )  # fmt: skip
+
+
+def _is_old(state: ModelState) -> bool:
+    """Whether whoever said so first has had the time to write the first row."""
+    return state.changed_at is None or datetime.now(UTC) - state.changed_at > _FIRST_ROW_WITHIN
 
 
 def _other_dimension(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ class ModelState:
     model, dimensions: of the rows; the model is None where they do not say it (memorizz's do not).
     target_model, target_dimensions: what they are being changed to, outside `active`.
     switched_at: the server's logical time after the last change, where it has one.
+    changed_at: when it last said something else.
     lease_token: how often anybody began to change it; lease_owner and lease_until: who does now.
     """
 
@@ -31,6 +32,7 @@ class ModelState:
     target_model: str | None = None
     target_dimensions: int | None = None
     switched_at: Timestamp | None = None
+    changed_at: datetime | None = field(default=None, compare=False)
     lease_token: int = 0
     lease_owner: str | None = None
     lease_until: datetime | None = None
@@ -58,6 +60,7 @@ def state_of(document: Mapping[str, Any]) -> ModelState:
         target_model=target.get("model"),
         target_dimensions=target.get("dimensions"),
         switched_at=document.get("switched_at"),
+        changed_at=document.get("changed_at"),
         lease_token=int(document.get("lease_token", 0)),
         lease_owner=lease.get("owner"),
         lease_until=lease.get("expires_at"),
