@@ -41,7 +41,7 @@ def has(row: dict[str, Any], model: Model, text: str) -> bool:
 
 @pytest.mark.parametrize("dimensions", [8, 12])
 async def test_every_row_of_every_type_gets_the_other_model(
-    opened: Opened, settle: Settle, dimensions: int
+    opened: Opened, settle: Settle, dimensions: int, on_atlas: bool
 ) -> None:
     """Turns as they were stored, with those before them; rows of memorizz, too; each once."""
     new = Model("new/x", dimensions)
@@ -65,6 +65,8 @@ async def test_every_row_of_every_type_gets_the_other_model(
         }
         for one in report.types.values():
             assert (one.switched, one.failed_count, one.skipped) == (True, 0, 0)
+            index = "present" if dimensions == 8 else "updated"
+            assert one.index == (index if on_atlas else None)
         rows = await raw(provider, "knowledge_base")
         assert len(rows) == 31
         assert all(has(row, new, row["content"]) for row in rows)
@@ -73,7 +75,11 @@ async def test_every_row_of_every_type_gets_the_other_model(
             whole = "\n".join([TALK[said], *TALK[max(0, said - 2) : said]])
             assert has(row, new, whole)
         await settle()
-        assert (await contents(provider, texts[3], limit=2))[0] == texts[3]
+        hits = await provider.retrieve_memory_units_by_query_async(
+            texts[3], memory_id="m", memory_type=KB, mode="vector"
+        )
+        assert hits[0]["content"] == texts[3]
+        assert (hits.strategy == "atlas") == on_atlas
         await provider.store_async("later", KB, memory_id="m")
         again = await provider.reembed_async([KB])
         assert again.rows == 0
