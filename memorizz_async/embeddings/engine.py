@@ -140,7 +140,8 @@ class Engine:
         vectors = call.result()
         if fresh and tier is not None:
             kept = await tier.keep({key: vectors[position] for key, position in fresh.items()})
-            self._counters.tier_failures += not kept
+            with self._lock:
+                self._counters.tier_failures += not kept
         return vectors
 
     async def _in_tier(

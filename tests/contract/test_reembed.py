@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 from support.models import REFUSED, Model
 
 from memorizz_async import (
+    AsyncMongoDBProvider,
+    ConfigurationError,
     EmbeddingModelMismatchError,
     InvalidInputError,
     MemoryType,
+    MongoDBConfig,
     ReembedError,
     ReembedProgress,
 )
@@ -208,3 +212,28 @@ async def test_a_database_without_memories_has_nothing_to_change(opened: Opened)
     async with opened(OTHER) as provider:
         report = await provider.reembed_async()
         assert (report.types, report.rows) == ({}, 0)
+
+
+async def test_what_could_not_be_told_apart_is_refused_at_once(
+    opened: Opened, config: MongoDBConfig
+) -> None:
+    """Another length of the same model, or another dimension than the one that is configured."""
+    async with opened(OLD) as provider:
+        await provider.store_async("a", KB, memory_id="m")
+        with pytest.raises(ReembedError, match="another model_name"):
+            await provider.reembed_async([KB], to=Model(OLD.model_name, 12))
+    strict = AsyncMongoDBProvider(replace(config, dimensions=8), embedding_provider=OLD)
+    async with strict as provider:
+        with pytest.raises(ConfigurationError, match="12 numbers"):
+            await provider.reembed_async([KB], to=Model("new/12", 12))
+
+
+async def test_indexes_are_made_for_the_rows_that_are_there(opened: Opened, on_atlas: bool) -> None:
+    """A provider on its way to another dimension does not spoil the index that answers."""
+    async with opened(OLD) as provider:
+        await provider.store_async("a", KB, memory_id="m")
+    both = {"retiring_embedding_provider": OLD}
+    async with opened(Model("new/12", 12), **both) as provider:
+        report = await provider.ensure_indexes_async([KB, MemoryType.PERSONAS])
+        made = {"knowledge_base": "present", "personas": "created"} if on_atlas else {}
+        assert report.search == made

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 from typing import Any
+
+import pymongo
+from support.models import Model
+
+from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 
 PROGRAM = """
 import asyncio, json, sys
@@ -40,3 +46,18 @@ def test_a_second_process_computes_nothing_that_is_known(mongod: Any, db_name: s
     first = run(mongod.uri, db_name)
     assert first[1:] == [21, 0]
     assert run(mongod.uri, db_name) == [first[0], 0, 21]
+
+
+def test_a_program_that_closes_nothing_keeps_its_vectors_too(mongod: Any, db_name: str) -> None:
+    """They are written when its loop ends."""
+
+    async def main() -> None:
+        config = MongoDBConfig(mongod.uri, db_name, embedding_cache=True)
+        provider = AsyncMongoDBProvider(config, embedding_provider=Model("m/8"))
+        await provider.store_async("text", memory_id="m")
+
+    asyncio.run(main())
+    with pymongo.MongoClient[Any](mongod.uri) as client:
+        assert client[db_name]["embedding_cache"].count_documents({}) == 1
+        indexes = client[db_name]["embedding_cache"].index_information()
+        assert indexes["expiry"]["expireAfterSeconds"] == 0

@@ -33,7 +33,10 @@ class Embedders:
         from memorizz_async import embeddings  # noqa: PLC0415
 
         if self._given[0] is None:  # asked for each time: the shared one may have been shut
-            return self._tiered(embeddings.get_async_embedding_provider())
+            shared = embeddings.get_async_embedding_provider()
+            if self._made.get(0) is not shared:
+                self._made[0], self._shown[0] = shared, self._tiered(shared)
+            return self._shown[0]
         return self._made_of(0)
 
     @property
@@ -59,7 +62,7 @@ class Embedders:
     async def close(self) -> None:
         """Close the wrappers that were made here; what was lent stays open."""
         for which, made in self._made.items():
-            if made is not self._given[which]:
+            if self._given[which] is not None and made is not self._given[which]:
                 await made.close_async()
 
     def _made_of(self, which: int) -> ManagedEmbedder:

@@ -37,8 +37,10 @@ class Maintaining(ProviderCore):
             that changes. Safe to run again, and from several programs.
 
         Without `MongoDBConfig(dimensions=…)` a server with vector search is asked for indexes of
-        the embedder's dimension, which loads its model. Raises OperationTimeoutError, which says
-        how far it got, and DatabaseError where a build fails or the cluster has no room.
+        the dimension of the rows; where there are none, the embedder's, which loads its model.
+
+        Raises OperationTimeoutError, which says how far it got, and DatabaseError where a build
+        fails or the cluster has no room.
         """
         kinds = (
             list(MemoryType) if memory_types is None else list(map(memory_type_of, memory_types))
@@ -46,12 +48,20 @@ class Maintaining(ProviderCore):
         fields = {self._collections[kind]: self._filter_fields[kind] for kind in kinds}
         call = self._call(timeout_ms)
         session = await self._session(call)
+        states = self._guard.states
+        await states.read(session.driver, list(fields), call.for_database())
+
+        def known(collection: str) -> int | None:
+            state = states.known(collection)
+            return None if state is None else state.dimensions
+
         report = await ensure_all(
             session.driver,
             fields,
             conversations=self._collections[MemoryType.CONVERSATION_MEMORY],
             config=self.config,
             embedder=lambda: self.embedder,
+            known=known,
             progress=progress,
             call=call,
         )
