@@ -92,8 +92,11 @@ class Indexing:
 
         Meanwhile searches compare rows exactly. Raises ReembedError.
         """
-        if await self._index(job) is None:
+        index = await self._index(job)
+        if index is None:
             return None
+        if self._dimensions(index) == job.dimensions:
+            return "present"
         try:
             done = await ensure_search(
                 job.driver,

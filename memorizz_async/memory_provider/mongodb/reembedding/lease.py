@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from memorizz_async.deadline import CallTime
+from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.errors import DatabaseError, MemorizzAsyncError, ReembedError
 from memorizz_async.memory_provider.mongodb.embedding_models import queries
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState, state_of
@@ -28,6 +28,7 @@ LEASE_S = 12.0
 _RENEWALS = 4
 """So often in a lease a holder shows that it lives."""
 _LOOK_S = 0.5
+_RELEASE_MS = 5_000
 
 
 class Lease:
@@ -98,8 +99,11 @@ class Lease:
             await asyncio.wait([self._renewing])
         if self._token and self._lost is None:
             with suppress(DatabaseError):
-                await self._update(
-                    queries.held_lease(self._collection, self._token), queries.release_lease()
+                await self._driver.find_and_update(
+                    queries.COLLECTION,
+                    queries.held_lease(self._collection, self._token),
+                    queries.release_lease(),
+                    deadline=Deadline.after(_RELEASE_MS),  # also where the caller's time is up
                 )
 
     async def _renew(self) -> None:
