@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         DeviceUnavailableError,
         DuplicateMemoryError,
         EmbeddingError,
+        EmbeddingModelMismatchError,
         InvalidEmbeddingError,
         InvalidFilterError,
         InvalidInputError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         MongodNotFoundError,
         OperationTimeoutError,
         OverloadedError,
+        ReembedError,
         ScopeError,
         ServerUnavailableError,
         StoredEmbeddingError,
@@ -57,6 +59,10 @@ if TYPE_CHECKING:
         WriteError,
     )
     from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET, AsyncMongoDBProvider
+    from memorizz_async.memory_provider.mongodb.reembedding.report import (
+        ReembedProgress,
+        ReembedReport,
+    )
     from memorizz_async.memory_unit import MemoryUnit
     from memorizz_async.notebook import allow_nested_run
     from memorizz_async.results import (
@@ -100,6 +106,7 @@ _HOMES = {
         "DeviceUnavailableError",
         "DuplicateMemoryError",
         "EmbeddingError",
+        "EmbeddingModelMismatchError",
         "InvalidEmbeddingError",
         "InvalidFilterError",
         "InvalidInputError",
@@ -114,6 +121,7 @@ _HOMES = {
         "MongodNotFoundError",
         "OperationTimeoutError",
         "OverloadedError",
+        "ReembedError",
         "ScopeError",
         "ServerUnavailableError",
         "StoredEmbeddingError",
@@ -122,6 +130,10 @@ _HOMES = {
         "WriteError",
     ),
     "memorizz_async.memory_provider.mongodb": ("EVERY_TENANT", "UNSET", "AsyncMongoDBProvider"),
+    "memorizz_async.memory_provider.mongodb.reembedding.report": (
+        "ReembedProgress",
+        "ReembedReport",
+    ),
     "memorizz_async.memory_unit": ("MemoryUnit",),
     "memorizz_async.notebook": ("allow_nested_run",),
     "memorizz_async.results": (
@@ -159,6 +171,7 @@ __all__ = [
     "DeviceUnavailableError",
     "DuplicateMemoryError",
     "EmbeddingError",
+    "EmbeddingModelMismatchError",
     "Explanation",
     "FoundBy",
     "HitExplanation",
@@ -184,6 +197,9 @@ __all__ = [
     "OperationTimeoutError",
     "OverloadedError",
     "RecallResults",
+    "ReembedError",
+    "ReembedProgress",
+    "ReembedReport",
     "Reranker",
     "ScopeError",
     "ServerUnavailableError",

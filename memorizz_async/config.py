@@ -39,6 +39,7 @@ _AT_LEAST_ONE = (
     "max_pool_size",
     "dimensions",
     "resident_memory_mb",
+    "embedding_cache_ttl_s",
 )
 
 
@@ -81,6 +82,8 @@ class _Keywords:
     keep_local_server: bool = False
     quantization: Quantization = "none"
     filter_fields: FilterFields = ()
+    embedding_cache: bool = False
+    embedding_cache_ttl_s: int = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,9 @@ class MongoDBConfig(_Keywords, _Positional):
         it is.
     filter_fields: more fields that a `filter` may name, dotted where nested: for every memory type,
         as `["metadata.topic"]`, or for some, as `{"LONG_TERM_MEMORY": ["metadata.topic"]}`.
+    embedding_cache: keep what was embedded in the collection `embedding_cache`, too, so that a
+        restart computes no text again; vectors by digests, never the texts.
+    embedding_cache_ttl_s: how long a vector is kept there, in seconds.
     """
 
     def __post_init__(self) -> None:

@@ -60,6 +60,10 @@ class CallTime:
         """The deadline of the database's work that begins now."""
         return self._whole or Deadline.after(self._default_ms)
 
+    def bounded(self, milliseconds: int) -> Deadline:
+        """The caller's bound where there is one, else one of so many milliseconds from now."""
+        return self._whole or Deadline.after(milliseconds)
+
     async def within(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do something that is not the database's work, inside the caller's bound if there is one.
 

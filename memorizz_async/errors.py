@@ -21,6 +21,8 @@
     │   ├── WriteError                         some rows were not written; says which
     │   └── UnsupportedOperationError          this kind of server cannot do that
     ├── StoredEmbeddingError                   rows whose vectors cannot be searched with this query
+    │   └── EmbeddingModelMismatchError        … because another model made them; says what migrates
+    ├── ReembedError                           a change of model that did not end
     ├── LocalServerError                       the mongod that we start for `local`
     │   ├── MongodNotFoundError
     │   └── DataFolderError
@@ -197,6 +199,47 @@ class StoredEmbeddingError(MemorizzAsyncError):
         super().__init__(what, seen=seen, fix=fix)
         self.rows = dict(rows)
         self.count = count
+
+
+class EmbeddingModelMismatchError(StoredEmbeddingError):
+    """Vectors of two embedding models would be compared, or stored side by side.
+
+    `stored_model`, `stored_dimensions`: of the collection's rows; None where that is not known.
+    `model`, `dimensions`: of the query, or of what was to be written. The message names both, and
+    the command that embeds the rows again. On a write, nothing was written.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        rows: Mapping[str, str] | None = None,
+        count: int = 0,
+        stored_model: str | None = None,
+        stored_dimensions: int | None = None,
+        model: str | None = None,
+        dimensions: int | None = None,
+        seen: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what, rows=rows or {}, count=count, seen=seen, fix=fix)
+        self.stored_model = stored_model
+        self.stored_dimensions = stored_dimensions
+        self.model = model
+        self.dimensions = dimensions
+
+
+class ReembedError(MemorizzAsyncError):
+    """Rows could not be embedded again, or not all of them; nothing is lost, and it can be resumed.
+
+    `report` is the ReembedReport of what was done, where anything was.
+    """
+
+    def __init__(
+        self, what: str, *, report: Any = None, seen: str | None = None, fix: str | None = None
+    ) -> None:
+        super().__init__(what, seen=seen, fix=fix)
+        self.report = report
 
 
 class LocalServerError(MemorizzAsyncError):

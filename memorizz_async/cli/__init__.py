@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from memorizz_async import __version__
-from memorizz_async.cli import demo, indexes, local, recall, store
+from memorizz_async.cli import demo, indexes, local, recall, reembed, store
 from memorizz_async.cli.arguments import shared_options
 from memorizz_async.cli.output import log_everything, print_error
 
@@ -26,6 +26,7 @@ examples:
   memorizz-async recall "what do I drink?" --memory-id me
   memorizz-async recall "deploy" --memory-id me --type WORKFLOW_MEMORY --limit 3
   memorizz-async recall "tea" --memory-id me --explain
+  memorizz-async reembed --model intfloat/e5-small-v2
   memorizz-async local status
 
 The database is --uri, else MONGODB_URI (also from .env), else `local`:
@@ -73,6 +74,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"memorizz-async {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     shared = shared_options()
-    for command in (demo, recall, store, indexes, local):
+    for command in (demo, recall, store, indexes, reembed, local):
         command.add(commands, shared)
     return top

@@ -22,18 +22,19 @@ def on_provider(
     *,
     embeds: bool = True,
     spins: bool = True,
+    model: str | None = None,
 ) -> T:
     """The result of a call on a provider of the options' database, which is closed afterwards.
 
     Meanwhile a spinner turns on standard error, where that is a terminal; `spins` is whether it is
-    ours.
+    ours. model: left out, `EMB_MODEL` or the default.
     """
     from memorizz_async.config import MongoDBConfig
     from memorizz_async.embeddings import AsyncEmbeddingProvider
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
 
     async def run() -> T:
-        embedder = AsyncEmbeddingProvider()
+        embedder = AsyncEmbeddingProvider(model)
         config = MongoDBConfig(options.uri, options.db)
         try:
             async with AsyncMongoDBProvider(config, embedding_provider=embedder) as provider:

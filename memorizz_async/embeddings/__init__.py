@@ -12,6 +12,7 @@ from memorizz_async.embeddings.default import (
 )
 from memorizz_async.embeddings.protocol import Backend, Embedder
 from memorizz_async.embeddings.stats import EmbeddingStats
+from memorizz_async.embeddings.tier import SecondTier
 
 __all__ = [
     "AsyncEmbeddingProvider",
@@ -19,6 +20,7 @@ __all__ = [
     "Embedder",
     "EmbeddingStats",
     "ManagedEmbedder",
+    "SecondTier",
     "as_embedder",
     "get_async_embedding_provider",
     "get_embedding_async",

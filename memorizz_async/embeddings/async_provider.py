@@ -19,6 +19,7 @@ from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL
 from memorizz_async.embeddings.cache import VectorCache
 from memorizz_async.embeddings.engine import Engine
 from memorizz_async.embeddings.protocol import HasTokenizer
+from memorizz_async.embeddings.tier import PatientTier, SecondTier, check_lasting_name
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.embeddings.work_queue import WorkQueue
 from memorizz_async.errors import ConfigurationError, LifecycleError
@@ -63,6 +64,8 @@ class AsyncEmbeddingProvider:
     max_queue: texts that may wait; more are refused with OverloadedError, or wait for room.
     cache_entries, cache_bytes, cache_ttl: what the cache may hold, and for how many seconds; 0
         entries turn it off.
+    second_tier: where vectors are looked for, and kept, behind that cache: see SecondTier. What
+        fails there is counted, and the text computed.
     idle_seconds: a thread with nothing to do ends after so long; it is started again when needed.
 
     Errors: InvalidQueryError for a text that is empty or no string, MissingDependencyError without
@@ -91,6 +94,7 @@ class AsyncEmbeddingProvider:
         cache_entries: int = 10_000,
         cache_bytes: int = 64 * _MIB,
         cache_ttl: float | None = None,
+        second_tier: SecondTier | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
         for name, value in {
@@ -123,6 +127,9 @@ class AsyncEmbeddingProvider:
                 seen=f"given together with the backend {backend.name!r}",
                 fix="give them to the backend",
             )
+        if second_tier is not None:
+            check_lasting_name(backend.model_name)
+        self._second_tier = None if second_tier is None else PatientTier(second_tier)
         self._backend = backend
         self._device = device
         self._dimensions = dimensions
@@ -157,30 +164,48 @@ class AsyncEmbeddingProvider:
         wait: where the queue is full, wait for room; False raises OverloadedError.
         """
         if isinstance(texts, str):
-            [vector] = await self._engine.embed([checked_text(texts)], kind, wait=wait)
+            [vector] = await self._embed([checked_text(texts)], kind, wait=wait)
             return cast("list[float]", vector.tolist())
-        vectors = await self._engine.embed(checked_texts(texts), kind, wait=wait)
+        vectors = await self._embed(checked_texts(texts), kind, wait=wait)
         return [cast("list[float]", vector.tolist()) for vector in vectors]
 
-    async def encode_query_async(self, text: str, *, wait: bool = False) -> Vector:
+    async def encode_query_async(
+        self, text: str, *, wait: bool = False, second_tier: PatientTier | None = None
+    ) -> Vector:
         """The vector of a query, shape (dimensions,), float32, read-only.
 
         Queries go before documents. wait: where the queue is full, wait for room; by default a
         query is refused with OverloadedError, since its caller can do something better than wait.
+        second_tier: of this call, in place of the provider's own.
         """
-        [vector] = await self._engine.embed([checked_text(text)], "query", wait=wait)
+        texts = [checked_text(text)]
+        [vector] = await self._embed(texts, "query", wait=wait, second_tier=second_tier)
         return vector
 
-    async def encode_documents_async(self, texts: Sequence[str], *, wait: bool = True) -> Matrix:
+    async def encode_documents_async(
+        self, texts: Sequence[str], *, wait: bool = True, second_tier: PatientTier | None = None
+    ) -> Matrix:
         """The vectors of texts to be stored, shape (len(texts), dimensions), float32.
 
         If one text fails the call fails; the others stay in the cache. wait: where the queue is
-        full, wait for room; False raises OverloadedError.
+        full, wait for room; False raises OverloadedError. second_tier: as above.
         """
-        vectors = await self._engine.embed(checked_texts(texts), "document", wait=wait)
+        wanted = checked_texts(texts)
+        vectors = await self._embed(wanted, "document", wait=wait, second_tier=second_tier)
         if not vectors:
             return np.empty((0, self._engine.dimensions or 0), dtype=np.float32)
         return np.stack(vectors)
+
+    async def _embed(
+        self,
+        texts: Sequence[str],
+        kind: Kind,
+        *,
+        wait: bool,
+        second_tier: PatientTier | None = None,
+    ) -> list[Vector]:
+        tier = second_tier or self._second_tier
+        return await self._engine.embed(texts, kind, wait=wait, tier=tier)
 
     async def load_async(self) -> None:
         """Load the model now, so that the first query need not wait for it. Twice is fine.

@@ -54,6 +54,10 @@ class VectorCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: Key) -> bool:
+        """Whether it is there; counts as no look-up."""
+        return key in self._entries
+
     @property
     def nbytes(self) -> int:
         return int(self._entries.currsize)

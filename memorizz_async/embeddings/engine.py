@@ -11,14 +11,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from memorizz_async.embeddings.cache import VectorCache, text_key
+from memorizz_async.embeddings.cache import Key, VectorCache, text_key
 from memorizz_async.embeddings.calls import Call, wake, wake_futures
 from memorizz_async.embeddings.execution import Execution, Outcome, as_our_error
 from memorizz_async.embeddings.ledger import Ledger, decide
 from memorizz_async.embeddings.protocol import Backend, Kind, ModelInfo, Vector
 from memorizz_async.embeddings.stats import Counters, EmbeddingStats, snapshot
+from memorizz_async.embeddings.tier import PatientTier
 from memorizz_async.embeddings.work_queue import Item, WorkQueue, padded_tokens
 from memorizz_async.embeddings.workers import Workers
 from memorizz_async.errors import ClosedError, MemorizzAsyncError, OverloadedError
@@ -27,6 +28,9 @@ logger = logging.getLogger("memorizz_async.embeddings")
 
 # So many texts are admitted under the lock in one go; the loop gets its turn between two.
 _ADMIT_AT_ONCE = 256
+# So many texts are counted between two batches: a query that comes meanwhile waits for a fraction
+# of a batch.
+_COUNT_AT_ONCE = 256
 
 
 class Engine:
@@ -108,27 +112,65 @@ class Engine:
                 self._leave(call)
         return info
 
-    async def embed(self, texts: Sequence[str], kind: Kind, *, wait: bool) -> list[Vector]:
+    async def embed(
+        self, texts: Sequence[str], kind: Kind, *, wait: bool, tier: PatientTier | None = None
+    ) -> list[Vector]:
         """One read-only vector a text.
 
         wait: where the queue is full, wait for room; False raises OverloadedError.
+        tier: where to look behind the cache, and to keep what it did not have.
         """
         info = await self.load()
         call = Call(len(texts), kind, info.prompts.of(kind))
+        fresh: dict[Key, int] = {}
         try:
             for start in range(0, len(texts), _ADMIT_AT_ONCE):
                 if start:
                     await asyncio.sleep(0)
                 part = texts[start : start + _ADMIT_AT_ONCE]
-                await self._admit(call, start, part, wait=wait)
+                keys = [text_key(self._identity, call.prompt, text) for text in part]
+                known: Mapping[Key, Vector] = {}
+                if tier is not None:
+                    known = await self._in_tier(tier, start, keys, fresh)
+                await self._admit(call, start, part, keys, known, wait=wait)
             if call.missing:
                 await call.future
         finally:
             self._leave(call)
-        return call.result()
+        vectors = call.result()
+        if fresh and tier is not None:
+            kept = await tier.keep({key: vectors[position] for key, position in fresh.items()})
+            with self._lock:
+                self._counters.tier_failures += not kept
+        return vectors
 
-    async def _admit(self, call: Call, start: int, texts: Sequence[str], *, wait: bool) -> None:
-        keys = [text_key(self._identity, call.prompt, text) for text in texts]
+    async def _in_tier(
+        self, tier: PatientTier, start: int, keys: Sequence[Key], fresh: dict[Key, int]
+    ) -> Mapping[Key, Vector]:
+        """What the tier has of what the cache has not; `fresh` gains what neither has."""
+        with self._lock:
+            wanted = self._ledger.unknown(keys)
+        if not wanted:
+            return {}
+        found = await tier.look(wanted, self.dimensions)
+        with self._lock:
+            self._counters.tier_failures += found is None
+            self._counters.tier_hits += len(found or ())
+            self._counters.tier_misses += len(wanted) - len(found or ())
+        missing = {key for key in wanted if key not in (found or {})}
+        fresh.update((key, start + position) for position, key in enumerate(keys) if key in missing)
+        return found or {}
+
+    async def _admit(
+        self,
+        call: Call,
+        start: int,
+        texts: Sequence[str],
+        keys: Sequence[Key],
+        known: Mapping[Key, Vector],
+        *,
+        wait: bool,
+    ) -> None:
         done = 0
         while done < len(texts):
             room: asyncio.Future[None] | None = None
@@ -137,7 +179,8 @@ class Engine:
                 if call.answered:
                     return  # a text of this call has failed meanwhile; its future says so
                 while done < len(texts):
-                    if not self._ledger.place(call, start + done, keys[done], texts[done]):
+                    key = keys[done]
+                    if not self._ledger.place(call, start + done, key, texts[done], known.get(key)):
                         room = self._no_room(call, wait=wait)
                         break
                     done += 1
@@ -193,6 +236,7 @@ class Engine:
                 self._loading = True
                 items = None
             else:
+                self._count_tokens()
                 items = self._ledger.take()
                 if self._ledger.queue:
                     self._workers.call_one()
@@ -202,6 +246,20 @@ class Engine:
         elif items:
             wake_futures(room)
             self._run(items)
+
+    def _count_tokens(self) -> None:
+        """Count what the next batch is cut from. Under the lock, which is let go meanwhile."""
+        waiting = self._ledger.queue.uncounted(_COUNT_AT_ONCE)
+        if not waiting or not self._execution.counts_tokens:
+            return
+        self._lock.release()
+        try:
+            counts = self._execution.count_tokens(waiting)
+        finally:
+            self._lock.acquire()
+        for item, tokens in zip(waiting, counts, strict=True):
+            item.counted = True
+            item.tokens = tokens or item.tokens
 
     def _load(self) -> None:
         error: MemorizzAsyncError | None = None

@@ -7,6 +7,7 @@ by text so that a bad text fails alone, and what comes back is checked before an
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
@@ -28,6 +29,8 @@ from memorizz_async.embeddings.vectors import (
 )
 from memorizz_async.embeddings.work_queue import Item
 from memorizz_async.errors import EmbeddingError, MemorizzAsyncError
+
+logger = logging.getLogger("memorizz_async.embeddings")
 
 Outcome: TypeAlias = tuple[Item, Vector | MemorizzAsyncError]
 Loops: TypeAlias = Callable[[list[Item]], list[asyncio.AbstractEventLoop]]
@@ -83,6 +86,20 @@ class Execution:
         with self._lock:
             if self.model_dimensions is None:
                 self.model_dimensions = dimensions
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the backend can count the tokens of texts."""
+        return hasattr(self._backend, "count_tokens")
+
+    def count_tokens(self, items: list[Item]) -> list[int]:
+        """The tokens of each text; 0 where they are not known. Never raises: estimates will do."""
+        counts: list[int] = []
+        try:
+            counts = self._backend.count_tokens([item.prompt + item.text for item in items])  # type: ignore[attr-defined]
+        except Exception:
+            logger.debug("tokens were not counted", exc_info=True)
+        return counts if len(counts) == len(items) else [0] * len(items)
 
     def run(self, items: list[Item]) -> Iterator[list[Outcome]]:
         """Outcomes as they come, each item exactly once (but not those nobody wants any more)."""

@@ -39,10 +39,25 @@ class Ledger:
         self._flying: dict[Key, Item] = {}
         self._room: list[asyncio.Future[None]] = []
 
-    def place(self, call: Call, position: int, key: Key, text: str) -> bool:
-        """From the cache, or with a text in flight, or into the queue; False: there is no room."""
+    def unknown(self, keys: Iterable[Key]) -> list[Key]:
+        """Those that are neither in the cache nor in flight, each once."""
+        return [
+            key for key in dict.fromkeys(keys) if key not in self.cache and key not in self._flying
+        ]
+
+    def place(
+        self, call: Call, position: int, key: Key, text: str, known: Vector | None = None
+    ) -> bool:
+        """From the cache, or with a text in flight, or into the queue; False: there is no room.
+
+        known: the vector, where a second tier had it.
+        """
         if (vector := self.cache.get(key)) is not None:
             call.fill(position, vector)
+            call.answered = not call.missing
+        elif known is not None:
+            self.cache.put(key, known)
+            call.fill(position, known)
             call.answered = not call.missing
         elif (item := self._flying.get(key)) is not None:
             self.cache.misses -= 1  # neither a hit nor computed once more: `joined` counts it

@@ -92,6 +92,9 @@ class Backend(Protocol):
 
     `embed` raises `BatchTooLargeError` where fewer texts at once would do, `WholeBatchError` where
     no single text is at fault, and anything else where one text may have spoiled the batch.
+
+    A backend may also have `count_tokens(texts) -> list[int]`, fast, called where `embed` is: texts
+    of one length then come in one batch, which wastes the least padding.
     """
 
     name: str

@@ -51,6 +51,11 @@ class EmbeddingStats:
     cache_entries: int
     cache_bytes: int
     cache_evictions: int
+    tier_hits: int
+    """Texts that a second tier had, after the cache had not."""
+    tier_misses: int
+    tier_failures: int
+    """Calls for which a second tier could not be asked, or did not take what was computed."""
     overloaded: int
     """Calls that were refused because the queue was full."""
     failed: int
@@ -93,6 +98,9 @@ class Counters:
     halved: int = 0
     abandoned: int = 0
     running: int = 0
+    tier_hits: int = 0
+    tier_misses: int = 0
+    tier_failures: int = 0
     waits: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     computes: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
@@ -140,6 +148,9 @@ def snapshot(
         cache_entries=len(cache),
         cache_bytes=cache.nbytes,
         cache_evictions=cache.evictions,
+        tier_hits=c.tier_hits,
+        tier_misses=c.tier_misses,
+        tier_failures=c.tier_failures,
         overloaded=c.overloaded,
         failed=c.failed,
         retried=c.retried,

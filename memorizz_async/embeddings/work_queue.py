@@ -30,7 +30,9 @@ _MAX_TOKENS = 16_384
 class Item:
     """One text that is wanted, by one caller or by many."""
 
-    __slots__ = ("callers", "key", "kind", "prompt", "since", "started", "text", "tokens")
+    __slots__ = (
+        "callers", "counted", "key", "kind", "prompt", "since", "started", "text", "tokens",
+    )  # fmt: skip
 
     def __init__(self, key: Key, text: str, prompt: str, kind: Kind, tokens: int) -> None:
         self.key = key
@@ -40,6 +42,8 @@ class Item:
         self.tokens = tokens
         self.since = time.perf_counter()
         self.started = False
+        self.counted = False
+        """Whether `tokens` was counted, not estimated."""
         self.callers: dict[Call, list[int]] = {}
 
 
@@ -98,10 +102,20 @@ class WorkQueue:
         """A batch of so many tokens did not fit on the device: half of it is the limit now."""
         self.max_tokens = max(1, min(self.max_tokens, tokens // 2))
 
+    def uncounted(self, limit: int) -> list[Item]:
+        """Texts to count before the next batch is cut: documents, where there are more than fit.
+
+        How well a batch is filled depends on lengths alone. Estimates leave two fifths more padding
+        in mixed prose (measured), and counting takes a sixtieth of the time of computing.
+        """
+        if self._queries_are_next() or len(self._documents) <= self.max_texts:
+            return []
+        window = islice(self._documents.values(), WINDOW)
+        return list(islice((item for item in window if not item.counted), limit))
+
     def take(self) -> list[Item]:
         """The next batch, removed from the queue; empty where nothing waits."""
-        queries_first = self._query_batches < QUERY_BATCHES_IN_A_ROW or not self._documents
-        if self._queries and queries_first:
+        if self._queries_are_next():
             lane = self._queries
             self._query_batches += 1
         else:
@@ -112,6 +126,10 @@ class WorkQueue:
             del lane[item.key]
             item.started = True
         return batch
+
+    def _queries_are_next(self) -> bool:
+        in_a_row = self._query_batches < QUERY_BATCHES_IN_A_ROW
+        return bool(self._queries) and (in_a_row or not self._documents)
 
     def _lane(self, item: Item) -> dict[Key, Item]:
         return self._queries if item.kind == "query" else self._documents

@@ -31,6 +31,7 @@ def test_every_command_is_told_apart() -> None:
         "recall": ["recall", "what?", "--memory-id", "me", "--type", "SUMMARIES", "--limit", "2"],
         "store": ["store", "a text", "--user-id", "u", "--type", "workflow_memory"],
         "indexes": ["indexes", "--uri", "mongodb://x"],
+        "reembed": ["reembed", "--type", "SUMMARIES", "--model", "m", "--db", "d", "--json"],
         "local": ["local", "stop", "--folder", "data", "--force"],
     }
     runs = {cli.parser().parse_args(line).run for line in lines.values()}

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import bson
+import numpy as np
 import pytest
 from bson import Binary, ObjectId
 from hypothesis import given
@@ -182,17 +183,17 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             ]
         },
     ),
-    (p.row_projection, lambda: p.row_projection(False), {"embedding": 0}),
-    (p.row_projection, lambda: p.row_projection(True), None),
+    (p.row_projection, lambda: p.row_projection(False), {"embedding": 0, "embedding_next": 0}),
+    (p.row_projection, lambda: p.row_projection(True), {"embedding_next": 0}),
     (
         p.vector_search_pipeline,
         search,
-        [VECTOR_SEARCH, STILL_IN_SCOPE, SCORE, {"$unset": "embedding"}],
+        [VECTOR_SEARCH, STILL_IN_SCOPE, SCORE, {"$unset": ["embedding", "embedding_next"]}],
     ),
     (
         p.vector_search_pipeline,
         lambda: search(include_embedding=True),
-        [VECTOR_SEARCH, STILL_IN_SCOPE, SCORE],
+        [VECTOR_SEARCH, STILL_IN_SCOPE, SCORE, {"$unset": "embedding_next"}],
     ),
     (
         p.vector_search_pipeline,
@@ -221,7 +222,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                 }
             },
             SCORE,
-            {"$unset": "embedding"},
+            {"$unset": ["embedding", "embedding_next"]},
         ],
     ),
     (p.id_projection, p.id_projection, {"_id": 1}),
@@ -311,7 +312,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             {"$sort": {"_memorizz_score": {"$meta": "textScore"}, "_id": 1}},
             {"$limit": 50},
             {"$set": {"_memorizz_score": {"$meta": "textScore"}}},
-            {"$unset": "embedding"},
+            {"$unset": ["embedding", "embedding_next"]},
         ],
     ),
     (
@@ -338,6 +339,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             {"$sort": {"_memorizz_score": {"$meta": "textScore"}, "_id": 1}},
             {"$limit": 5},
             {"$set": {"_memorizz_score": {"$meta": "textScore"}}},
+            {"$unset": "embedding_next"},
         ],
     ),
     (
@@ -403,6 +405,17 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         lambda: p.context_update("a\nb", NOW),
         {"$set": {"context": "a\nb", "updated_at": NOW}},
     ),
+    (
+        p.cached_vectors_filter,
+        lambda: p.cached_vectors_filter([b"key"], NOW),
+        {"_id": {"$in": [Binary(b"key")]}, "expires_at": {"$gt": NOW}},
+    ),
+    (p.vector_projection, p.vector_projection, {"vector": 1}),
+    (
+        p.cached_vector,
+        lambda: p.cached_vector(b"key", np.array([1.0], np.float32), NOW),
+        {"_id": Binary(b"key"), "vector": QUERY, "expires_at": NOW},
+    ),
 ]
 
 
@@ -465,11 +478,9 @@ def test_what_goes_in_is_not_changed_or_shared() -> None:
     made = search(scope=scope)
     made[0]["$vectorSearch"]["filter"]["user_id"] = "other"
     p.all_of(scope)["user_id"] = "other"
-    projection = p.row_projection(False)
-    assert projection is not None
-    projection["content"] = 0
+    p.row_projection(False)["content"] = 0
     assert scope == {"memory_id": "m"}
-    assert p.row_projection(False) == {"embedding": 0}
+    assert p.row_projection(False) == {"embedding": 0, "embedding_next": 0}
 
 
 @given(st.text(max_size=400))

@@ -173,6 +173,23 @@ class SentenceTransformerBackend:
             raise BatchTooLargeError(f"out of memory at {len(texts)} texts") from error
         return vectors
 
+    def count_tokens(self, texts: list[str]) -> list[int]:
+        """How many tokens the model reads of each text; none where its tokenizer is slow."""
+        tokenizer: Any = getattr(self._model, "tokenizer", None)
+        if not getattr(tokenizer, "is_fast", False):
+            return []
+        counted = tokenizer(
+            texts,
+            truncation=False,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        limit = self._max_tokens
+        counts = [len(ids) for ids in counted["input_ids"]]
+        return counts if limit is None else [min(count, limit) for count in counts]
+
     def cancel(self) -> None:
         """A forward pass cannot be ended from outside; it takes a fraction of a second."""
 

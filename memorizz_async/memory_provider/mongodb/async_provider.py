@@ -24,6 +24,9 @@ class AsyncMongoDBProvider(
     embedding_provider: what embeds texts where no embedding is given: an `AsyncEmbeddingProvider`,
         any object with its methods, or a callable `f(list[str]) -> vectors`, plain or async. None
         takes the process-wide one, on first need.
+    retiring_embedding_provider: while the rows are being changed to another model (see
+        `reembed_async`): the embedder that they were made with, and `embedding_provider` the new
+        one. Each collection is asked and written with the model that it has at that moment.
     reranker: gives what a recall by text found its final order; see `Reranker`.
 
     Every method takes `timeout_ms`, the deadline of the whole call in milliseconds, which reaches

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime, Deadline
-from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType
 from memorizz_async.errors import MemorizzAsyncError
 from memorizz_async.memory_provider.mongodb.connection import LoopSession
+from memorizz_async.memory_provider.mongodb.embedding_models.asking import ModelledQueries
+from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.explaining import explanation
 from memorizz_async.memory_provider.mongodb.filters import NO_ROW
 from memorizz_async.memory_provider.mongodb.hybrid import Recall
@@ -28,7 +29,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
 )
 from memorizz_async.results import BatchResults, Hits
 from memorizz_async.slices import in_slices
-from memorizz_async.vectors import NO_VECTOR, Vector
+from memorizz_async.vectors import NO_VECTOR
 
 OnError = Literal["raise", "partial"]
 
@@ -42,36 +43,47 @@ class BatchSearch:
         collections: Mapping[MemoryType, str],
         search: VectorSearch,
         recall: Recall,
+        guard: ModelGuard,
     ) -> None:
         self._config = config
         self._collections = collections
         self._search = search
         self._recall = recall
+        self._guard = guard
 
     async def run(
         self,
         session: LoopSession,
         batch: Sequence[Query],
-        embedder: Callable[[], Embedder],
         *,
         on_error: OnError,
         call: CallTime,
     ) -> BatchResults:
-        """The hits of each query under its key. embedder: asked for only where a text needs it."""
+        """The hits of each query under its key."""
         started = time.perf_counter()
-        vectors = await _query_vectors(batch, embedder, call)
-        results = BatchResults(
-            types={query.key: query.memory_type for query in batch},
-            embedding_ms=_ms_since(started) if len(vectors) > 1 else 0.0,
-        )
-        deadline = call.for_database()
-        outcomes = await asyncio.gather(
-            *(
-                self._run(session, query, vectors.get(query.text), results, deadline, call=call)
-                for query in batch
-            ),
-            return_exceptions=True,
-        )
+        texts = [
+            (self._collections[query.memory_type], query.text)
+            for query in batch
+            if query.filter != NO_ROW and query.text is not None
+        ]
+        asking = ModelledQueries(self._guard, session.driver, call)
+        try:
+            if texts:
+                await asking.begin(texts)
+            results = BatchResults(
+                types={query.key: query.memory_type for query in batch},
+                embedding_ms=_ms_since(started) if texts else 0.0,
+            )
+            deadline = call.for_database()
+            outcomes = await asyncio.gather(
+                *(
+                    self._run(session, query, asking, results, deadline, call=call)
+                    for query in batch
+                ),
+                return_exceptions=True,
+            )
+        finally:
+            await asking.end()
         for query, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, MemorizzAsyncError) and on_error == "partial":
                 results.errors[query.key] = outcome
@@ -88,18 +100,16 @@ class BatchSearch:
         self,
         session: LoopSession,
         query: Query,
-        embedded: Vector | BaseException | None,
+        asking: ModelledQueries,
         results: BatchResults,
         deadline: Deadline,
         *,
         call: CallTime,
     ) -> Hits:
-        if isinstance(embedded, BaseException):
-            raise embedded
         started = time.perf_counter()
         collection = self._collections[query.memory_type]
         trace = Trace() if query.explain else None
-        answer = await self._answer(session, query, embedded, deadline, trace=trace, call=call)
+        answer = await self._answer(session, query, asking, deadline, trace=trace, call=call)
         ids = (row["_id"] for row, _ in answer.rows)
         # Another program's `_id` may be a document, which cannot be counted by.
         session.tracker.note(collection, (row_id for row_id in ids if isinstance(row_id, Hashable)))
@@ -116,7 +126,7 @@ class BatchSearch:
         self,
         session: LoopSession,
         query: Query,
-        embedded: Vector | None,
+        asking: ModelledQueries,
         deadline: Deadline,
         *,
         trace: Trace | None,
@@ -126,11 +136,10 @@ class BatchSearch:
             if trace is not None:
                 trace.why = "no row can match the filter: nobody was asked"
             return SearchAnswer("none", [], mode=query.mode or "vector")
-        vector = query.vector if embedded is None else embedded
         request = SearchRequest(
             collection=self._collections[query.memory_type],
             scope=query.scope.filter(query.memory_type),
-            vector=NO_VECTOR if vector is None else vector,
+            vector=NO_VECTOR if query.vector is None else query.vector,
             limit=query.limit,
             similarity=self._config.similarity,
             include_embedding=query.include_embedding,
@@ -143,23 +152,16 @@ class BatchSearch:
             trace=trace,
         )
         vectors = partial(self._search.search, session.driver, session.residents)
-        return await self._recall.search(session.driver, vectors, query, request, call)
-
-
-async def _query_vectors(
-    batch: Sequence[Query], embedder: Callable[[], Embedder], call: CallTime
-) -> dict[str | None, Vector | BaseException | None]:
-    """The vector of each distinct text, or why it has none; None is for who brought their own."""
-    wanted = (query.text for query in batch if query.filter != NO_ROW)
-    texts = list(dict.fromkeys(text for text in wanted if text is not None))
-    if not texts:
-        return {None: None}
-    asked = embedder()
-    found = await asyncio.gather(
-        *(call.within("embedding", partial(asked.encode_query_async, text)) for text in texts),
-        return_exceptions=True,
-    )
-    return {None: None, **dict(zip(texts, found, strict=True))}
+        if query.text is None:
+            return await self._recall.search(session.driver, vectors, query, request, call)
+        return await asking.answer(
+            query.text,
+            request,
+            vectors,
+            lambda checked, modelled: self._recall.search(
+                session.driver, checked, query, modelled, call
+            ),
+        )
 
 
 def _ms_since(started: float) -> float:

@@ -23,6 +23,7 @@ from memorizz_async.memory_provider.mongodb.driver import (
     open_driver,
     open_memory_driver,
 )
+from memorizz_async.memory_provider.mongodb.embedding_cache import CacheWriter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.recall_tracker import RecallTracker
 from memorizz_async.memory_provider.mongodb.rows import collection_names
@@ -39,17 +40,20 @@ _OTHER_LOOP_S = 10.0
 
 
 class LoopSession:
-    """What one event loop owns: a driver, the tracker of what it recalled, vectors in memory."""
+    """What one event loop owns: a driver, vectors in memory, what is written in the background."""
 
     def __init__(self, driver: Driver, config: MongoDBConfig) -> None:
         self.driver = driver
         self.tracker = RecallTracker(driver, timeout_ms=config.timeout_ms)
+        self.cache = CacheWriter(
+            driver, ttl_s=config.embedding_cache_ttl_s, timeout_ms=config.timeout_ms
+        )
         collections = sorted(set(collection_names(config.collections).values()))
         self.residents = ResidentStore(driver, config, collections)
 
     async def close(self) -> None:
         try:
-            await self.tracker.close()
+            await asyncio.gather(self.tracker.close(), self.cache.close())
         finally:
             try:
                 await self.residents.close()

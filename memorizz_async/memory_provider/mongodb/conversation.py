@@ -18,7 +18,7 @@ from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.errors import InvalidInputError, WriteError
 from memorizz_async.memory_provider.mongodb import writing
-from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
+from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.pipelines import (
     context_update,
     id_projection,
@@ -76,7 +76,7 @@ async def store(
     session_id: str | None,
     *,
     embedder: Callable[[], Embedder],
-    dimensions: Dimensions,
+    guard: ModelGuard,
     call: CallTime,
     written: Written,
 ) -> list[str]:
@@ -91,15 +91,13 @@ async def store(
     new = _complete(sessions)
     await writing.embed([d for d, _ in new], [text for _, text in new], embedder, call)
     deadline = call.for_database()
-    await writing.check(driver, collection, [draft for draft, _ in new], deadline, dimensions)
+    await writing.check(driver, collection, [draft for draft, _ in new], deadline, guard)
     # First, so that an error here means that nothing was written: the call can be repeated.
     await _tell_neighbours(driver, collection, sessions, deadline)
     where = [at for at in range(len(drafts)) if at not in stored]
     rows = [drafts[at] for at in where]
     try:
-        new_ids = await writing.insert(
-            driver, collection, rows, deadline, dimensions, written=written
-        )
+        new_ids = await writing.insert(driver, collection, rows, deadline, guard, written=written)
     except WriteError as error:  # it counts among the rows that were sent
         error.failed = {where[at]: reason for at, reason in error.failed.items()}
         error.written_ids = {where[at]: row_id for at, row_id in error.written_ids.items()}

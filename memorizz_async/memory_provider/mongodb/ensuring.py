@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -28,13 +29,15 @@ async def ensure_all(
     conversations: str,
     config: MongoDBConfig,
     embedder: Callable[[], Embedder],
+    known: Callable[[str], int | None],
     progress: Callable[[IndexProgress], None] | None,
     call: CallTime,
 ) -> IndexReport:
     """The ordinary, text and search indexes of the collections that `filter_fields` names.
 
     conversations: the collection of turns, which also needs their order.
-    embedder: asked for the dimension where the configuration has none and the server has search.
+    embedder: asked for the dimension where the configuration has none, the collection's rows have
+        none either (`known`), and the server has search.
     """
     collections, deadline = list(filter_fields), call.for_database()
     report = IndexReport(await ensure_ordinary(driver, collections, deadline))
@@ -46,17 +49,25 @@ async def ensure_all(
     report.text = await ensure_text(driver, collections, config, deadline)
     if not await server_has_search(driver, collections[0], deadline):
         return report
-    dimensions = config.dimensions
-    if dimensions is None:
+    wanted = {name: config.dimensions or known(name) for name in collections}
+    if None in wanted.values():
         model = embedder()
         vector = await call.within("embedding", partial(model.encode_query_async, "dimension"))
-        dimensions, deadline = int(vector.size), call.for_database()
-    report.search = await ensure_search(
-        driver,
-        filter_fields,
-        config=config,
-        dimensions=dimensions,
-        deadline=deadline,
-        progress=progress,
+        wanted = {name: size or int(vector.size) for name, size in wanted.items()}
+        deadline = call.for_database()
+    done = await asyncio.gather(
+        *(
+            ensure_search(
+                driver,
+                {name: filter_fields[name] for name in collections if wanted[name] == size},
+                config=config,
+                dimensions=size,
+                deadline=deadline,
+                progress=progress,
+            )
+            for size in dict.fromkeys(wanted.values())
+            if size is not None
+        )
     )
+    report.search = {name: outcome for part in done for name, outcome in part.items()}
     return report

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memorizz_async.config import MongoDBConfig, Similarity
+from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.errors import UnsupportedOperationError
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -161,7 +161,7 @@ class Recall:
     ) -> list[tuple[Row, float]]:
         rows = {_key(row): row for row, _ in by_vector.rows}
         only_words = [row for row, _ in by_words.rows if _key(row) not in rows]
-        exact = _exact(only_words, request.vector, request.similarity)
+        exact = _exact(only_words, request)
         for row in only_words:
             if not request.include_embedding:
                 row.pop("embedding", None)
@@ -206,20 +206,38 @@ def _key(row: Row) -> str:
     return repr(row["_id"])
 
 
-def _exact(rows: list[Row], query: Vector, similarity: Similarity) -> NDArray[np.float32]:
+def _exact(rows: list[Row], request: SearchRequest) -> NDArray[np.float32]:
     """The vector score of each row; NaN for one whose vector cannot be compared, or is missing."""
     result = np.full(len(rows), np.nan, dtype=np.float32)
-    known: dict[int, Vector] = {}
-    for position, row in enumerate(rows):
-        try:
-            vector = stored_vector(row.get("embedding"))
-        except (TypeError, ValueError):
-            continue
-        if vector.shape == query.shape:
-            known[position] = vector
-    if known:
-        result[list(known)] = scores(np.stack(list(known.values())), query, similarity)
+    for query, some in _by_query(rows, request):
+        known: dict[int, Vector] = {}
+        for position in some:
+            try:
+                vector = stored_vector(rows[position].get("embedding"))
+            except (TypeError, ValueError):
+                continue
+            if vector.shape == query.shape:
+                known[position] = vector
+        if known:
+            stacked = np.stack(list(known.values()))
+            result[list(known)] = scores(stacked, query, request.similarity)
     return result
+
+
+def _by_query(rows: list[Row], request: SearchRequest) -> list[tuple[Vector, list[int]]]:
+    """The query's vectors, each with the positions of the rows that are of its model."""
+    models = [row.get("embedding_model") for row in rows]
+    changing = request.changing
+    if changing is not None:
+        new = [at for at, model in enumerate(models) if model == changing.model]
+        old = [at for at, model in enumerate(models) if model != changing.model]
+        return [(request.vector, old), (changing.vector, new)]
+    own = [
+        at
+        for at, model in enumerate(models)
+        if request.model is None or model in (None, request.model)
+    ]
+    return [(request.vector, own)]
 
 
 def _cannot(mode: str, reason: str) -> UnsupportedOperationError:

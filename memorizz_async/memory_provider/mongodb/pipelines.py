@@ -9,11 +9,15 @@ from typing import Any
 from bson import Binary
 
 from memorizz_async.memory_provider.mongodb.protocol import Document
+from memorizz_async.vectors import Vector, to_bson
 
 SCORE_FIELD = "_memorizz_score"
 """Where `$vectorSearch`'s score travels; taken off the row before the caller sees it."""
 
-_WITHOUT_EMBEDDING: Document = {"embedding": 0}
+STAGED = "embedding_next"
+"""A vector of another model, beside the one that answers, while rows are being embedded again; no
+caller sees it."""
+_WITHOUT_EMBEDDING: Document = {"embedding": 0, STAGED: 0}
 MAX_CANDIDATES = 10_000
 
 
@@ -146,9 +150,9 @@ def rows_by_id_filter(ids: Sequence[Any], scope: Mapping[str, Any], now: datetim
     return all_of({"_id": {"$in": list(ids)}}, scope, alive(now))
 
 
-def row_projection(include_embedding: bool) -> Document | None:
+def row_projection(include_embedding: bool) -> Document:
     """All fields of a row, the vector only where asked for."""
-    return None if include_embedding else dict(_WITHOUT_EMBEDDING)
+    return {STAGED: 0} if include_embedding else dict(_WITHOUT_EMBEDDING)
 
 
 def vector_search_pipeline(
@@ -188,8 +192,7 @@ def vector_search_pipeline(
         {"$match": all_of(scope, alive(now))},
         {"$set": {SCORE_FIELD: {"$meta": "vectorSearchScore"}}},
     ]
-    if not include_embedding:
-        pipeline.append({"$unset": "embedding"})
+    pipeline.append({"$unset": STAGED if include_embedding else ["embedding", STAGED]})
     return pipeline
 
 
@@ -296,8 +299,7 @@ def text_search_pipeline(
         {"$limit": limit},
         {"$set": {SCORE_FIELD: score}},
     ]
-    if not include_embedding:
-        pipeline.append({"$unset": "embedding"})
+    pipeline.append({"$unset": STAGED if include_embedding else ["embedding", STAGED]})
     return pipeline
 
 
@@ -336,3 +338,18 @@ def session_index_keys() -> list[tuple[str, int | str]]:
 def context_update(context: str, at: datetime) -> Document:
     """What a turn's later neighbours change on its row."""
     return {"$set": {"context": context, "updated_at": at}}
+
+
+def cached_vectors_filter(keys: Sequence[bytes], now: datetime) -> Document:
+    """Vectors of the second tier of the embedding cache, by key; those that have not expired."""
+    return {"_id": {"$in": [Binary(key) for key in keys]}, "expires_at": {"$gt": now}}
+
+
+def vector_projection() -> Document:
+    """A vector of the embedding cache and its key."""
+    return {"vector": 1}
+
+
+def cached_vector(key: bytes, vector: Vector, until: datetime) -> Document:
+    """A row of the embedding cache."""
+    return {"_id": Binary(key), "vector": to_bson(vector), "expires_at": until}

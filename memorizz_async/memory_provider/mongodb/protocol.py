@@ -164,8 +164,24 @@ class Driver(Protocol):
     ) -> WriteOutcome: ...
 
     async def update_many(
-        self, collection: str, query: Document, update: Document, *, deadline: Deadline
+        self,
+        collection: str,
+        query: Document,
+        update: Document | list[Document],
+        *,
+        deadline: Deadline,
     ) -> int: ...
+
+    async def find_and_update(
+        self,
+        collection: str,
+        query: Document,
+        update: Document,
+        *,
+        upsert: bool = False,
+        deadline: Deadline,
+    ) -> Document | None:
+        """Change one row, in one step; the row as it is then, None where there was none."""
 
     async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int: ...
 

@@ -18,7 +18,7 @@ from memorizz_async.errors import (
     InvalidInputError,
     WriteError,
 )
-from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
+from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
 from memorizz_async.memory_provider.mongodb.protocol import DUPLICATE_KEY, Driver, Refusal
 from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, public_id
@@ -88,7 +88,15 @@ def _draft(memory: str | Mapping[str, Any], memory_id: Scoped, user_id: Scoped) 
     scope = Scope(_agreed("memory_id", memory_id, fields), _agreed("user_id", user_id, fields))
     embedding = fields.get("embedding")
     vector = None if embedding is None else checked_vector(embedding, name="embedding")
-    return Draft(fields, scope, vector, fields.get("embedding_model"))
+    return Draft(fields, scope, vector, _model(fields.get("embedding_model")))
+
+
+def _model(given: Any) -> str | None:
+    if given is None or (isinstance(given, str) and given):
+        return given
+    raise InvalidInputError(
+        "embedding_model must be the name of a model", seen=f"a {type(given).__name__}"
+    )
 
 
 def _agreed(name: str, argument: Scoped, fields: Row) -> Scoped:
@@ -121,17 +129,24 @@ async def embed(
         item.vector, item.model = vector, model.get_model_name()
 
 
+def forget_vectors(items: Sequence[Draft]) -> None:
+    """Take the vectors off that `embed` gave: the collection has changed its model meanwhile."""
+    for item in items:
+        if item.fields.get("embedding") is None:
+            item.vector = item.model = None
+
+
 async def check(
     driver: Driver,
     collection: str,
     items: Sequence[Draft],
     deadline: Deadline,
-    dimensions: Dimensions,
+    guard: ModelGuard,
 ) -> None:
-    """Refuse vectors of another dimension than the collection's with InvalidEmbeddingError."""
-    vectors = [item.vector for item in items if item.vector is not None]
+    """Refuse vectors of another model or dimension than the collection's; see ModelGuard.check."""
+    vectors = [(item.vector, item.model) for item in items if item.vector is not None]
     if vectors:
-        await dimensions.check(driver, collection, vectors, deadline)
+        await guard.check(driver, collection, vectors, deadline)
 
 
 async def insert(
@@ -139,7 +154,7 @@ async def insert(
     collection: str,
     items: Sequence[Draft],
     deadline: Deadline,
-    dimensions: Dimensions,
+    guard: ModelGuard,
     *,
     written: Written,
 ) -> list[str]:
@@ -147,12 +162,12 @@ async def insert(
 
     written: told the server's logical time after each write to the collection.
 
-    A row whose `dedup_key` is there already counts as written. Raises InvalidEmbeddingError, with
-    nothing written, for a vector of another dimension; DuplicateMemoryError for one row, WriteError
-    for several where some were refused or the connection broke half-way: both after everything that
-    could be written was.
+    A row whose `dedup_key` is there already counts as written. Raises, with nothing written,
+    InvalidEmbeddingError for a vector of another dimension and EmbeddingModelMismatchError for one
+    of another model; DuplicateMemoryError for one row, WriteError for several where some were
+    refused or the connection broke half-way: both after everything that could be written was.
     """
-    await check(driver, collection, items, deadline, dimensions)
+    await check(driver, collection, items, deadline, guard)
     now = datetime.now(UTC)
     ids: list[Any] = []
     failed: dict[int, Refusal] = {}

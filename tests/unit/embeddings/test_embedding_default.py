@@ -71,6 +71,7 @@ def test_the_public_names_are_these() -> None:
         "Embedder",
         "EmbeddingStats",
         "ManagedEmbedder",
+        "SecondTier",
         "as_embedder",
         "get_async_embedding_provider",
         "get_embedding_async",

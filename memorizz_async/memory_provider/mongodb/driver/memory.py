@@ -113,6 +113,20 @@ class MemoryDriver(MotorDriver):
                 counts["deleted"] += (await method(query)).deleted_count
 
     @mapped
+    async def update_many(
+        self,
+        collection: str,
+        query: Document,
+        update: Document | list[Document],
+        *,
+        deadline: Deadline,
+    ) -> int:
+        if isinstance(update, list):
+            raise memory_cannot("update by a pipeline")
+        result = await self._database[collection].update_many(query, update)
+        return int(result.matched_count)
+
+    @mapped
     async def command(self, command: Document, *, deadline: Deadline) -> Document:
         raise memory_cannot(f"run the command {next(iter(command))!r}")
 

@@ -267,11 +267,32 @@ class MongoDriver:
 
     @mapped
     async def update_many(
-        self, collection: str, query: Document, update: Document, *, deadline: Deadline
+        self,
+        collection: str,
+        query: Document,
+        update: Document | list[Document],
+        *,
+        deadline: Deadline,
     ) -> int:
         with self._bounded(f"update of {collection!r}", deadline):
             result = await self._database[collection].update_many(query, update)
             return int(result.matched_count)
+
+    @mapped
+    async def find_and_update(
+        self,
+        collection: str,
+        query: Document,
+        update: Document,
+        *,
+        upsert: bool = False,
+        deadline: Deadline,
+    ) -> Document | None:
+        with self._bounded(f"update of {collection!r}", deadline):
+            row: Document | None = await self._database[collection].find_one_and_update(
+                query, update, upsert=upsert, return_document=pymongo.ReturnDocument.AFTER
+            )
+            return row
 
     @mapped
     async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int:

@@ -9,7 +9,11 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
-from memorizz_async.memory_provider.mongodb.dimensions import Dimensions
+from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
+from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
+from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
+from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Words
+from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.hybrid import Recall
 from memorizz_async.memory_provider.mongodb.rows import collection_names
@@ -17,7 +21,6 @@ from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.retrieval.reranking import Reranker
 
 if TYPE_CHECKING:
-    from memorizz_async.embeddings.adapters import ManagedEmbedder
     from memorizz_async.embeddings.protocol import Embedder
 
 
@@ -29,6 +32,7 @@ class ProviderCore:
         config: MongoDBConfig | None = None,
         *,
         embedding_provider: Any = None,
+        retiring_embedding_provider: Any = None,
         reranker: Reranker | None = None,
     ) -> None:
         if config is not None and not isinstance(config, MongoDBConfig):
@@ -43,10 +47,18 @@ class ProviderCore:
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
         self._recall = Recall(self.config, reranker)
-        self._batches = BatchSearch(self.config, self._collections, self._search, self._recall)
-        self._given_embedder = embedding_provider
-        self._embedder: ManagedEmbedder | None = None
-        self._dimensions = Dimensions(self.config.dimensions)
+        kept = self.config.embedding_cache
+        cache = MongoDBEmbeddingCache(self._connection.session) if kept else None
+        self._embedders = Embedders(embedding_provider, retiring_embedding_provider, cache)
+        self._guard = ModelGuard(
+            ModelStates(self._search.written),
+            self._embedders,
+            Words(self._collections, self.config.db_name),
+            self.config.dimensions,
+        )
+        self._batches = BatchSearch(
+            self.config, self._collections, self._search, self._recall, self._guard
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "open"
@@ -64,22 +76,12 @@ class ProviderCore:
         try:
             await self._connection.close()
         finally:
-            # A wrapper around what we were lent is ours to close; what we were lent is not.
-            if self._embedder is not None and self._embedder is not self._given_embedder:
-                await self._embedder.close_async()
+            await self._embedders.close()
 
     @property
     def embedder(self) -> Embedder:
         """What embeds texts for this provider; made on first need."""
-        # Here, so that a database without an embedder needs no embedding library.
-        from memorizz_async import embeddings  # noqa: PLC0415
-
-        given = self._given_embedder
-        if given is None:  # asked for each time: somebody may have shut the shared one down
-            return embeddings.get_async_embedding_provider()
-        if self._embedder is None:
-            self._embedder = embeddings.as_embedder(given)
-        return self._embedder
+        return self._embedders.current
 
     def _call(self, timeout_ms: int | None) -> CallTime:
         return CallTime(timeout_ms, self.config.timeout_ms)

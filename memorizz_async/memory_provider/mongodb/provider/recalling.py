@@ -53,8 +53,9 @@ class Recalling(ProviderCore):
         Each hit has `_id, content, memory_id, user_id, memory_type, score` (Atlas's, 0 to 1) and
         the row's own fields; a hybrid one has `text_score`, and `fused_score`, which orders. Raises
         InvalidInputError, EmbeddingError, StoredEmbeddingError where the scope holds vectors and
-        none can be compared with the query's, UnsupportedOperationError where the mode needs a text
-        index and there is none.
+        none can be compared with the query's, EmbeddingModelMismatchError where they are of another
+        embedding model, UnsupportedOperationError where the mode needs a text index and there is
+        none.
         """
         name = "query"
         results = await self.batch_retrieve_async(
@@ -106,9 +107,7 @@ class Recalling(ProviderCore):
         )
         call = self._call(timeout_ms)
         session = await self._session(call)
-        return await self._batches.run(
-            session, batch, lambda: self.embedder, on_error=on_error, call=call
-        )
+        return await self._batches.run(session, batch, on_error=on_error, call=call)
 
     async def wait_until_searchable_async(
         self,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from memorizz_async.deadline import CallTime
+from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
+from memorizz_async.errors import EmbeddingModelMismatchError
 from memorizz_async.memory_provider.mongodb import conversation, writing
+from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
 from memorizz_async.vectors import EmbeddingLike
@@ -33,7 +37,8 @@ class Storing(ProviderCore):
             write of one key in one scope changes nothing and returns the first's id.
         embedding: shape (dimensions,). None embeds the content.
 
-        Raises InvalidInputError (nothing is written), DuplicateMemoryError, EmbeddingError.
+        Raises InvalidInputError and, where the collection's rows are of another embedding model,
+        EmbeddingModelMismatchError (nothing is written); DuplicateMemoryError, EmbeddingError.
         """
         if embedding is not None:
             memory = writing.with_embedding(memory, embedding)
@@ -54,8 +59,8 @@ class Storing(ProviderCore):
         """Write memories of one type; their ids, in order. See store_async for what a memory is.
 
         All are checked before any is written, and all that have no embedding are embedded together.
-        Raises InvalidInputError (nothing is written), WriteError (says which rows were written and
-        which were not), EmbeddingError.
+        Raises InvalidInputError and EmbeddingModelMismatchError (nothing is written), WriteError
+        (says which rows were written and which were not), EmbeddingError.
         """
         collection = self._collections[memory_type_of(memory_type)]
         call = self._call(timeout_ms)
@@ -64,11 +69,15 @@ class Storing(ProviderCore):
             return []
         driver = (await self._session(call)).driver
         texts = [str(item.fields.get("content")) for item in items]
-        await writing.embed(items, texts, lambda: self.embedder, call)
-        deadline = call.for_database()
-        return await writing.insert(
-            driver, collection, items, deadline, self._dimensions, written=self._search.written
-        )
+
+        async def write(embedder: Callable[[], Embedder]) -> list[str]:
+            await writing.embed(items, texts, embedder, call)
+            deadline = call.for_database()
+            return await writing.insert(
+                driver, collection, items, deadline, self._guard, written=self._search.written
+            )
+
+        return await self._by_the_active_model(driver, collection, items, write, call)
 
     async def store_conversation_async(
         self,
@@ -96,8 +105,30 @@ class Storing(ProviderCore):
         if not items:
             return []
         driver = (await self._session(call)).driver
-        return await conversation.store(
-            driver, collection, items, session_id,
-            embedder=lambda: self.embedder, dimensions=self._dimensions, call=call,
-            written=self._search.written,
-        )  # fmt: skip
+
+        async def write(embedder: Callable[[], Embedder]) -> list[str]:
+            return await conversation.store(
+                driver, collection, items, session_id,
+                embedder=embedder, guard=self._guard, call=call, written=self._search.written,
+            )  # fmt: skip
+
+        return await self._by_the_active_model(driver, collection, items, write, call)
+
+    async def _by_the_active_model(
+        self,
+        driver: Driver,
+        collection: str,
+        items: Sequence[writing.Draft],
+        write: Callable[[Callable[[], Embedder]], Awaitable[list[str]]],
+        call: CallTime,
+    ) -> list[str]:
+        """Write with the model that the collection has now; once more where it changed meanwhile,
+        which refused the first before anything was written.
+        """
+        try:
+            return await write(await self._guard.writer(driver, collection, call))
+        except EmbeddingModelMismatchError:
+            if self._embedders.retiring is None:
+                raise
+        writing.forget_vectors(items)
+        return await write(await self._guard.writer(driver, collection, call))

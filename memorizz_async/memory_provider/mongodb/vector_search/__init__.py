@@ -15,7 +15,12 @@ from memorizz_async.errors import DatabaseError, UnsupportedOperationError
 from memorizz_async.memory_provider.mongodb.filters import paths_of
 from memorizz_async.memory_provider.mongodb.pipelines import id_projection, scan_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
-from memorizz_async.memory_provider.mongodb.vector_search import atlas, index_state, scan
+from memorizz_async.memory_provider.mongodb.vector_search import (
+    atlas,
+    halves,
+    index_state,
+    scan,
+)
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -69,6 +74,12 @@ class VectorSearch:
         self, driver: Driver, residents: ResidentStore, request: SearchRequest
     ) -> SearchAnswer:
         """The best rows of the scope. Raises DatabaseError and StoredEmbeddingError."""
+        if request.changing is not None:
+            _note(request, "rows are changing their embedding model: each by its own", None)
+            return await halves.search(driver, request)
+        if request.only:
+            _note(request, "rows of other embedding models are left out", None)
+            return await scan.search(driver, request)
         if request.consistency == "strong":
             _note(request, "consistency is 'strong': the server was asked", None)
             return await scan.search(driver, request)

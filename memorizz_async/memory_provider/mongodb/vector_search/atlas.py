@@ -39,7 +39,7 @@ _FROM_MONGOT: tuple[tuple[str, str, str], ...] = (
         "dimensions but queried with",
         "the search index is of another dimension than the query",
         "embed with the model of the stored rows; or, after a change of model, embed them again "
-        f"and {_ENSURE}",
+        f"(`memorizz-async reembed`) and {_ENSURE}",
     ),
     ("is not indexed as vector", "the search index does not cover 'embedding'", _ENSURE),
     (

@@ -92,7 +92,10 @@ def _lacks(
         return "does not cover 'embedding'"
     indexed = vector.get("numDimensions")
     if indexed != dimensions:
-        return f"has {indexed} dimensions, not {dimensions}"
+        return (
+            f"has {indexed} dimensions, not the query's {dimensions} (`memorizz-async reembed` "
+            "changes rows and index to another model)"
+        )
     if str(vector.get("similarity", "")).lower() != similarity.lower():
         return f"compares by {vector.get('similarity')}, not by {similarity}"
     missing = sorted(set(filter_paths) - {f["path"] for f in fields if f.get("type") == "filter"})

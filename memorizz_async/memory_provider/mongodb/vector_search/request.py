@@ -55,11 +55,24 @@ def step(trace: Trace | None, name: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Changing:
+    """While rows change their embedding model: those of `model` are compared with `vector`."""
+
+    model: str
+    vector: Vector
+
+
+@dataclass(frozen=True)
 class SearchRequest:
     """One vector query: the best `limit` rows of a collection inside a scope, and of a filter.
 
     exact, num_candidates: for `$vectorSearch` alone; the other strategies are always exact.
     trace: where to note how it went, if anybody wants to know.
+    model: what embedded the query; None where that is not known. Rows that name another are not
+        compared with it.
+    changing: what the rows of another model are compared with, while rows are changing theirs.
+    only: more conditions on the rows that are compared, not on those that come back: a row may
+        change its model in between. For a scan alone.
     """
 
     collection: str
@@ -75,6 +88,9 @@ class SearchRequest:
     num_candidates: int | None = None
     consistency: Consistency = "session"
     trace: Trace | None = None
+    model: str | None = None
+    changing: Changing | None = None
+    only: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -117,5 +133,6 @@ class Unsearchable:
             rows=self.rows,
             count=self.count,
             seen=f"row {row_id}: {reason}",
-            fix="embed those rows again with the model of the query, or delete them",
+            fix="embed those rows again with the model of the query (`memorizz-async reembed`, or "
+            "provider.reembed_async()), or delete them",
         )

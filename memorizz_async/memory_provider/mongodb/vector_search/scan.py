@@ -9,7 +9,11 @@ from contextlib import aclosing
 
 import numpy as np
 
-from memorizz_async.memory_provider.mongodb.pipelines import scan_filter, scan_projection
+from memorizz_async.memory_provider.mongodb.pipelines import (
+    all_of,
+    scan_filter,
+    scan_projection,
+)
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.hits import hit_rows
 from memorizz_async.memory_provider.mongodb.vector_search.raw_vectors import (
@@ -43,7 +47,7 @@ async def search(driver: Driver, request: SearchRequest) -> SearchAnswer:
     unsearchable = Unsearchable()
     batches = driver.raw_batches(
         request.collection,
-        scan_filter(request.conditions, request.now),
+        scan_filter(all_of(request.conditions, request.only), request.now),
         projection=scan_projection(),
         batch_size=batch_size(request.vector.size),
         deadline=request.deadline,

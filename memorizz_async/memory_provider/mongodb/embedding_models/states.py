@@ -1,0 +1,210 @@
+"""The states of collections as this process knows them, and how it comes to know them.
+
+A state is believed for a second. Whoever changes the model of a collection says so first and waits
+longer than that before the first row changes, so that an answer is right where its state was read
+at most a second before the answer's end: the way in which Google's F1 changes a schema while
+servers go on (Rae et al., "Online, Asynchronous Schema Change in F1", VLDB 2013).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from bson import Timestamp
+
+from memorizz_async.deadline import Deadline
+from memorizz_async.errors import AuthenticationError, DuplicateMemoryError
+from memorizz_async.memory_provider.mongodb.embedding_models import queries
+from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState, state_of
+from memorizz_async.memory_provider.mongodb.pipelines import any_embedded_filter, id_projection
+from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.vectors import stored_vector
+
+log = logging.getLogger(__name__)
+
+LIFETIME_S = 1.0
+"""How long a state that was read is believed."""
+GRACE_S = 2.5
+"""How long whoever changes a model waits between saying so and changing rows: a lifetime, and room
+for clocks, pauses, and secondaries that lag."""
+_LOOK_AGAIN_S = 60.0
+"""How long a collection without vectors is not looked at again by those who only read."""
+
+
+@dataclass
+class _Known:
+    state: ModelState | None
+    read_at: float
+    """Before it was asked for: what was true then may be over."""
+
+
+class ModelStates:
+    """What is known, for a whole provider: plain values, shared by its loops and threads.
+
+    switched: told the logical time by which the rows of a collection had changed.
+    """
+
+    def __init__(self, switched: Callable[[str, Timestamp], None]) -> None:
+        self._switched = switched
+        self._known: dict[str, _Known] = {}
+        self._asked_at: dict[str, float] = {}
+        self._none_until: dict[str, float] = {}
+        self._may_not_read = False
+
+    def known(self, collection: str) -> ModelState | None:
+        """As it was last read; None where there is none, or nobody has read it."""
+        found = self._known.get(collection)
+        return None if found is None else found.state
+
+    def was_read(self, collection: str) -> bool:
+        return collection in self._known
+
+    def is_fresh(self, collection: str) -> bool:
+        """Whether what is known may still be believed."""
+        found = self._known.get(collection)
+        return found is not None and time.monotonic() - found.read_at <= LIFETIME_S
+
+    def aging(self, collections: Iterable[str]) -> list[str]:
+        """Those that somebody should read now, so that nobody will have to wait for it later."""
+        now = time.monotonic()
+        due = []
+        for collection in collections:
+            found = self._known.get(collection)
+            latest = max(found.read_at if found else -1e9, self._asked_at.get(collection, -1e9))
+            if now - latest > LIFETIME_S / 2:
+                self._asked_at[collection] = now
+                due.append(collection)
+        return due
+
+    async def read(self, driver: Driver, collections: Sequence[str], deadline: Deadline) -> None:
+        """Read states anew. Raises DatabaseError, but not where the user may not read them: rows
+        name their models, too.
+        """
+        if not collections:
+            return
+        now = time.monotonic()
+        try:
+            found = await driver.find(
+                queries.COLLECTION, queries.states_filter(collections), deadline=deadline
+            )
+        except AuthenticationError as error:
+            if not self._may_not_read:
+                self._may_not_read = True
+                log.warning("the models of collections cannot be read: %s", error)
+            found = []
+        states = {document["_id"]: state_of(document) for document in found}
+        for collection in collections:
+            self._learn(collection, states.get(collection), now)
+
+    async def fresh(self, driver: Driver, collection: str, deadline: Deadline) -> ModelState | None:
+        """The state, read anew where it is too old. Raises DatabaseError."""
+        if not self.is_fresh(collection):
+            await self.read(driver, [collection], deadline)
+        return self.known(collection)
+
+    async def derived(
+        self, driver: Driver, collection: str, deadline: Deadline, *, writing: bool = False
+    ) -> ModelState | None:
+        """As `fresh`, but where there is none it is made of what a row says; None without rows.
+
+        writing: look again also where there were no vectors a moment ago.
+        """
+        state = await self.fresh(driver, collection, deadline)
+        looked = time.monotonic() < self._none_until.get(collection, 0.0)
+        if state is not None or (looked and not writing):
+            return state
+        rows = await driver.find(
+            collection,
+            any_embedded_filter(),
+            projection=queries.model_projection(),
+            limit=1,
+            deadline=deadline,
+        )
+        for row in rows:
+            model = row.get("embedding_model")
+            try:
+                dimensions = int(stored_vector(row["embedding"]).size)
+            except (TypeError, ValueError):  # no vector: a search reports that row
+                continue
+            if dimensions:
+                named = model if isinstance(model, str) else None
+                return await self.made(driver, collection, named, dimensions, deadline)
+        self._none_until[collection] = time.monotonic() + _LOOK_AGAIN_S
+        return None
+
+    async def made(
+        self,
+        driver: Driver,
+        collection: str,
+        model: str | None,
+        dimensions: int,
+        deadline: Deadline,
+    ) -> ModelState:
+        """The state of a collection; where it had none, this one. Of several at once, one wins."""
+        now = time.monotonic()
+        change = queries.first_state(model, dimensions, datetime.now(UTC))
+        try:
+            document = await driver.find_and_update(
+                queries.COLLECTION,
+                queries.one_state(collection),
+                change,
+                upsert=True,
+                deadline=deadline,
+            )
+        except DuplicateMemoryError:  # two upserts at the same moment
+            await self.read(driver, [collection], deadline)
+            document = None
+        except AuthenticationError as error:
+            log.info("the model of %r cannot be written down: %s", collection, error)
+            self._learn(collection, ModelState(collection, model, dimensions), now)
+            document = None
+        if document is not None:
+            self._learn(collection, state_of(document), now)
+        return self.known(collection) or ModelState(collection, model, dimensions)
+
+    async def replaced(
+        self,
+        driver: Driver,
+        state: ModelState,
+        model: str | None,
+        dimensions: int,
+        deadline: Deadline,
+    ) -> bool:
+        """Say another model, where the state is still this one; whether it says so now."""
+        now = time.monotonic()
+        document = await driver.find_and_update(
+            queries.COLLECTION,
+            queries.as_it_was(state),
+            queries.other_model(model, dimensions, datetime.now(UTC)),
+            deadline=deadline,
+        )
+        if document is None:
+            await self.read(driver, [state.collection], deadline)
+            return False
+        self._learn(state.collection, state_of(document), now)
+        return True
+
+    async def has_vectors(self, driver: Driver, collection: str, deadline: Deadline) -> bool:
+        """Whether any row of the collection has a vector."""
+        found = await driver.find(
+            collection,
+            any_embedded_filter(),
+            projection=id_projection(),
+            limit=1,
+            deadline=deadline,
+        )
+        return bool(found)
+
+    def _learn(self, collection: str, state: ModelState | None, read_at: float) -> None:
+        before = self._known.get(collection)
+        if before is not None and before.read_at > read_at:
+            return  # a later look was answered first
+        self._known[collection] = _Known(state, read_at)
+        if state is None or state.switched_at is None:
+            return
+        if before is None or before.state is None or before.state.switched_at != state.switched_at:
+            self._switched(collection, state.switched_at)

@@ -1,0 +1,1 @@
+"""Embedding rows again with another model, while recall and writes go on."""
