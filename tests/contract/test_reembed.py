@@ -183,6 +183,33 @@ async def test_rows_without_text_leave_a_type_as_it_is_unless_told(opened: Opene
         rows = {row["_id"]: row for row in await raw(provider, "knowledge_base")}
         assert not {"embedding", "embedding_model", "embedding_next"} & set(rows.pop("silent"))
         assert all(has(row, OTHER, row["content"]) for row in rows.values())
+    async with opened(OTHER) as provider:  # a vector of the caller's own is comparable, and stays
+        silent["_id"] = "own"
+        await provider.store_async(silent, KB, memory_id="m")
+        again = await provider.reembed_async([KB])
+        assert (again.types[KB.name].without_text, again.types[KB.name].switched) == (1, True)
+
+
+async def test_a_row_without_text_that_came_in_the_switch_is_named(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The type is switched by then; the row stays as it was, and nobody has to find it out."""
+    async with opened(OLD) as provider:
+        await provider.store_async("a", KB, memory_id="m")
+        settle = one_type.OneType._settle
+
+        async def late(self: one_type.OneType) -> None:
+            await settle(self)
+            vector = [float(x) for x in OLD.vector("?")]
+            row = {"_id": "late", "memory_id": "m", "embedding": vector}
+            if not any(each["_id"] == "late" for each in await raw(provider, "knowledge_base")):
+                await put(provider, "knowledge_base", row)
+
+        monkeypatch.setattr(one_type.OneType, "_settle", late)
+        with pytest.raises(ReembedError, match="late") as caught:
+            await provider.reembed_async([KB], to=OTHER)
+        assert caught.value.report.types[KB.name].switched
+        assert "left as they are" in str(caught.value)
 
 
 async def test_a_text_that_no_model_embeds_is_named_and_its_type_not_switched(

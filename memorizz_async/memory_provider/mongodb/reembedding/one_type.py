@@ -143,11 +143,12 @@ class OneType:
         which is hereby given up, has left behind.
         """
         job, report = self._job, self._job.report
-        await self._no_row_is_without_text()
         if state.phase != "active":
             await self._lease.change(
                 queries.end_switching(job.model, job.dimensions, state.switched_at, _now())
             )
+        if self._on_unembeddable == "drop_vector":
+            report.dropped += await drop_vectors(job)
         async with self._alone:
             await self._settle()
         await tidy(job)
@@ -169,8 +170,11 @@ class OneType:
         report.switched = True
         await self._states.read(job.driver, [job.collection], job.deadline())
         await asyncio.sleep(GRACE_S)  # a write may have been on its way all the time
+        if self._on_unembeddable == "drop_vector":
+            report.dropped += await drop_vectors(job)
         await self._settle()
         await tidy(job)
+        await self._no_row_is_without_text()
         self._nothing_failed()
 
     async def _settle(self) -> None:
@@ -192,10 +196,12 @@ class OneType:
         )  # fmt: skip
         if some:
             job.report.without_text = count = await job.count(query)
+            switched = job.report.switched  # they came meanwhile
+            outcome = "they were left as they are" if switched else "nothing was switched"
             ids = ", ".join(str(row["_id"]) for row in some[:5])
             raise ReembedError(
                 f"{count} rows of {job.collection!r} have a vector and no text: no other model can "
-                "embed them, and nothing was switched",
+                f"embed them, and {outcome}",
                 seen=f"rows {ids}{' and more' if count > len(some[:5]) else ''}",
                 fix="give them content, delete them, or run it with "
                 'on_unembeddable="drop_vector" (--drop-vectors): they stay, without a vector',
