@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bson import Binary
+from bson import Binary, ObjectId
 
 from memorizz_async import (
     EVERY_TENANT,
@@ -161,6 +162,26 @@ async def test_expected_values_are_never_operators(provider: AsyncMongoDBProvide
     assert len(await raw(provider)) == 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"memory_id": "b"}, {"memory_id": None}, {"memory_id.x": 1}, {"user_id": {"$gt": ""}}],
+)
+async def test_a_change_moves_no_row_to_another_tenant(
+    provider: AsyncMongoDBProvider, changes: Row
+) -> None:
+    """Nor to one that no call can name; neither an update nor an upsert does, of no row at all."""
+    await provider.put_async({"_id": "r", "memory_id": "a", "n": 1}, "SUMMARIES")
+    refused = (InvalidInputError, ScopeError)
+    with pytest.raises(refused):
+        await provider.update_async("r", "SUMMARIES", changes, memory_id="a")
+    with pytest.raises(refused):
+        await provider.update_many_async("SUMMARIES", changes, memory_id="a")
+    for key, row, new in (({"n": 2}, changes, {}), ({**changes}, {}, {}), ({"n": 2}, {}, changes)):
+        with pytest.raises(refused):
+            await provider.upsert_async("SUMMARIES", key, row, where_new=new, memory_id="a")
+    assert await raw(provider) == [{"_id": "r", "memory_id": "a", "n": 1}]
+
+
 async def test_a_user_does_not_change_what_serves_every_user(
     provider: AsyncMongoDBProvider,
 ) -> None:
@@ -204,6 +225,24 @@ async def test_an_upsert_makes_a_row_or_changes_it(provider: AsyncMongoDBProvide
     assert await raw(provider, "MEMAGENT") == [
         {"_id": "a", "agent_id": "a", "name": "second", "made_by": "first"}
     ]
+
+
+async def test_an_upserted_row_has_its_id_in_the_form_of_all_others(
+    provider: AsyncMongoDBProvider,
+) -> None:
+    """24 hexadecimal digits are an ObjectId here too: a put of that id replaces the row."""
+    row_id = str(ObjectId())
+    await provider.upsert_async("SUMMARIES", {"n": 1}, {}, where_new={"_id": row_id}, memory_id="m")
+    await provider.put_async({"_id": row_id, "n": 2}, "SUMMARIES", memory_id="m")
+    assert await raw(provider) == [{"_id": row_id, "memory_id": "m", "n": 2}]
+
+
+async def test_of_puts_at_once_one_stays(provider: AsyncMongoDBProvider) -> None:
+    """The server refuses a new row that another call has just made: that one is then replaced."""
+    for name in range(20):
+        puts = [{"_id": f"r{name}", "by": by} for by in range(8)]
+        await asyncio.gather(*(provider.put_async(row, "SUMMARIES", memory_id="m") for row in puts))
+    assert len(await raw(provider)) == 20
 
 
 async def test_uses_are_counted(provider: AsyncMongoDBProvider) -> None:

@@ -36,12 +36,33 @@ def row_to_put(
         row["_id"] = ObjectId()
     else:
         row["_id"] = stored_id(row["_id"])
-    scope = Scope(_tenant("memory_id", memory_id, row), _tenant("user_id", user_id, row))
+    scope = _owner(row, memory_id, user_id)
     row.update(scope.owned())
     return row, scope
 
 
-def _tenant(name: str, argument: Scoped, row: Row) -> Scoped:
+def check_owner(changes: Mapping[str, Any], scope: Scope, *, gives: bool = False) -> None:
+    """Changed fields leave rows with the tenant of the scope; where it is open, with one that a
+    call can name. Raises InvalidInputError, ScopeError.
+
+    gives: whether a row that has no tenant may be given to one.
+    """
+    for name in changes:
+        if name.startswith(("memory_id.", "user_id.")):
+            raise InvalidInputError(
+                "A change names a part of a memory_id or a user_id, which are texts",
+                seen=repr(name),
+                fix="name the whole field",
+            )
+    whose = (scope.memory_id, scope.user_id)
+    _owner(changes, *(EVERY_TENANT if gives and one is None else one for one in whose))
+
+
+def _owner(row: Mapping[str, Any], memory_id: Scoped, user_id: Scoped) -> Scope:
+    return Scope(_tenant("memory_id", memory_id, row), _tenant("user_id", user_id, row))
+
+
+def _tenant(name: str, argument: Scoped, row: Mapping[str, Any]) -> Scoped:
     """Whose row it is: what the argument says, or the row itself where that is left open."""
     if name not in row:
         return argument

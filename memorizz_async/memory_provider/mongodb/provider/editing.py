@@ -16,7 +16,11 @@ from memorizz_async.memory_provider.mongodb.protocol import Update
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row, public_id, stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
-from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm, changes_to_write
+from memorizz_async.memory_provider.mongodb.stored_rows import (
+    EmbeddingForm,
+    changes_to_write,
+    check_owner,
+)
 
 
 class Editing(Changing):
@@ -36,7 +40,8 @@ class Editing(Changing):
     ) -> bool:
         """Set fields of one row; whether the scope holds it.
 
-        changes: fields and their new values. `updated_at` is now, unless it is among them.
+        changes: fields and their new values. `updated_at` is now, unless it is among them. The
+            tenant that the call names stays; where it names None, rows may be given to one.
         embed: a new `content` is embedded, unless `changes` has an `embedding`; False leaves the
             old embedding.
 
@@ -65,10 +70,10 @@ class Editing(Changing):
         False where they have others, or the scope holds no such row. The rest as update_async.
         """
         kind = memory_type_of(memory_type)
-        own = Scope(memory_id, user_id).owned()
+        scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        update = await self._update(changes, embed, embedding_form, call)
-        query = edits.rows_filter(own, expected, ids=stored_ids(row_id))
+        update = await self._update(changes, scope, embed, embedding_form, call)
+        query = edits.rows_filter(scope.owned(), expected, ids=stored_ids(row_id))
         outcome = await self._write(kind, [Update(query, update)], call)
         self._raise_refused(kind, [public_id(row_id)], outcome)
         return outcome.matched == 1
@@ -85,10 +90,10 @@ class Editing(Changing):
     ) -> int:
         """Set fields of every row of the tenant that equals `where`; how many there were."""
         kind = memory_type_of(memory_type)
-        own = Scope(memory_id, user_id).owned()
+        scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        update = await self._update(changes, False, "bindata", call)
-        query = edits.rows_filter(own, where)
+        update = await self._update(changes, scope, False, "bindata", call)
+        query = edits.rows_filter(scope.owned(), where)
         outcome = await self._write(kind, [Update(query, update, many=True)], call)
         return outcome.matched
 
@@ -126,9 +131,15 @@ class Editing(Changing):
         return outcome.matched
 
     async def _update(
-        self, changes: Mapping[str, Any], embed: bool, form: EmbeddingForm, call: CallTime
+        self,
+        changes: Mapping[str, Any],
+        scope: Scope,
+        embed: bool,
+        form: EmbeddingForm,
+        call: CallTime,
     ) -> Row:
         fields = changes_to_write(changes, form)
+        check_owner(fields, scope, gives=True)
         if "_id" in fields:
             raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")
         removed: list[str] = []

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from memorizz_async.enums import memory_type_of
+from memorizz_async.deadline import CallTime
+from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.memory_provider.mongodb import edits
 from memorizz_async.memory_provider.mongodb.protocol import (
+    DUPLICATE_KEY,
     Insert,
     Refusal,
     Replace,
@@ -15,11 +17,12 @@ from memorizz_async.memory_provider.mongodb.protocol import (
     Write,
 )
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
-from memorizz_async.memory_provider.mongodb.rows import public_id
+from memorizz_async.memory_provider.mongodb.rows import public_id, stored_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
+    check_owner,
     row_to_put,
 )
 from memorizz_async.slices import in_slices
@@ -88,14 +91,31 @@ class Putting(Changing):
                 writes.append(Replace(own, row, upsert=True))
             else:
                 writes.append(Insert(row))
-        refused: dict[int, Refusal] = {}
-        for start in range(0, len(writes), _ROWS_A_WRITE):
-            some = writes[start : start + _ROWS_A_WRITE]
-            outcome = await self._write(kind, some, call, ordered=False)
-            refused.update({start + at: refusal for at, refusal in outcome.refused.items()})
+        refused = await self._write_all(kind, dict(enumerate(writes)), call)
+        # Of two that put one new row at once the server refuses one, which then finds the other's.
+        again = {
+            at: writes[at]
+            for at, refusal in refused.items()
+            if refusal.code == DUPLICATE_KEY and isinstance(writes[at], Replace)
+        }
+        if again:
+            refused = {at: refused[at] for at in refused.keys() - again.keys()}
+            refused |= await self._write_all(kind, again, call)
         if refused:
-            raise self._refused(kind, ids, refused)
+            raise self._refused(kind, ids, dict(sorted(refused.items())))
         return ids
+
+    async def _write_all(
+        self, kind: MemoryType, writes: Mapping[int, Write], call: CallTime
+    ) -> dict[int, Refusal]:
+        """Send writes, some at a time; those that were refused, by their number."""
+        refused: dict[int, Refusal] = {}
+        numbers = list(writes)
+        for start in range(0, len(numbers), _ROWS_A_WRITE):
+            some = numbers[start : start + _ROWS_A_WRITE]
+            outcome = await self._write(kind, [writes[at] for at in some], call, ordered=False)
+            refused.update({some[at]: refusal for at, refusal in outcome.refused.items()})
+        return refused
 
     async def upsert_async(
         self,
@@ -118,7 +138,11 @@ class Putting(Changing):
         call = self._call(timeout_ms)
         fields = changes_to_write(row, "bindata")
         fields.pop("_id", None)
-        new = {**changes_to_write(where_new or {}, "bindata"), **scope.owned()}
+        new = changes_to_write(where_new or {}, "bindata")
+        check_owner({**new, **key, **fields}, scope)
+        new.update(scope.owned())
+        if new.get("_id") is not None:
+            new["_id"] = stored_id(new["_id"])
         own = edits.rows_filter(scope.owned(), key)
         update = edits.upsert_update(
             {**key, **fields}, {name: new[name] for name in new.keys() - {*key, *fields}}
