@@ -226,3 +226,23 @@ async def test_what_is_known_of_models_costs_a_recall_no_round_trip(opened: Open
         read = {name: known.read_at for name, known in states._known.items()}
         waited = max(read.values()) - max(known.read_at for known in before.values())
         assert waited == 0 or waited > 0.5
+
+
+async def test_a_row_is_not_given_a_vector_of_another_model_by_a_change(opened: Opened) -> None:
+    """Neither by a new content nor by a vector of the caller's; nothing of the row is changed."""
+    async with opened(OLD) as provider:
+        row_id = await provider.store_async("red", KB, memory_id="m")
+    async with opened(OTHER) as provider:
+        for changes in (
+            {"content": "blue"},
+            {"embedding": OTHER.vector("x").tolist(), "embedding_model": "new/8"},
+        ):
+            with pytest.raises(EmbeddingModelMismatchError, match=r"nothing was written.*reembed"):
+                await provider.update_async(row_id, KB, changes, memory_id="m")
+        with pytest.raises(InvalidEmbeddingError, match="12 numbers, not 8"):
+            await provider.update_async(row_id, KB, {"embedding": [1.0] * 12}, memory_id="m")
+        assert [row["content"] for row in await raw(provider, "knowledge_base")] == ["red"]
+    async with opened(OTHER, retiring_embedding_provider=OLD) as provider:
+        assert await provider.update_async(row_id, KB, {"content": "blue"}, memory_id="m")
+        [row] = await raw(provider, "knowledge_base")
+        assert (row["content"], row["embedding_model"]) == ("blue", "old/8")

@@ -130,7 +130,7 @@ async def embed(
 
 
 def forget_vectors(items: Sequence[Draft]) -> None:
-    """Take the vectors off that `embed` gave: the collection has changed its model meanwhile."""
+    """Take the vectors off that an earlier `embed` gave: they may be of another model by now."""
     for item in items:
         if item.fields.get("embedding") is None:
             item.vector = item.model = None

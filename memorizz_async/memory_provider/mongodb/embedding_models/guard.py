@@ -5,8 +5,9 @@ One for each provider: what a search, a write and a change of model ask about mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
@@ -26,6 +27,7 @@ from memorizz_async.vectors import Vector
 _FIRST_ROW_WITHIN = timedelta(minutes=1)
 """A collection that was given a model so lately is not free because it has no rows yet."""
 
+T = TypeVar("T")
 Modelled = tuple[Vector, str | None]
 """A vector and the model that it is said to be of."""
 
@@ -93,6 +95,25 @@ class ModelGuard:
             return lambda: self.embedders.current
         state = await self.states.derived(driver, collection, call.for_database(), writing=True)
         return lambda: writer_for(state, self.embedders)
+
+    async def by_the_active_model(
+        self,
+        driver: Driver,
+        collection: str,
+        write: Callable[[Callable[[], Embedder]], Awaitable[T]],
+        call: CallTime,
+    ) -> T:
+        """Write with the model that the collection has now; once more where it changed meanwhile,
+        which refused the first before anything was written.
+
+        write: given what embeds; it embeds, checks and writes, and may be called again.
+        """
+        try:
+            return await write(await self.writer(driver, collection, call))
+        except EmbeddingModelMismatchError:
+            if self.embedders.retiring is None:
+                raise
+        return await write(await self.writer(driver, collection, call))
 
     async def check(
         self, driver: Driver, collection: str, items: Sequence[Modelled], deadline: Deadline

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from memorizz_async.deadline import CallTime
-from memorizz_async.enums import memory_type_of
+from memorizz_async.embeddings.protocol import Embedder
+from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError
 from memorizz_async.memory_provider.mongodb import edits
 from memorizz_async.memory_provider.mongodb.edits import Where
-from memorizz_async.memory_provider.mongodb.protocol import Update
+from memorizz_async.memory_provider.mongodb.protocol import Document, Update, WriteOutcome
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row, public_id, stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
@@ -21,6 +23,7 @@ from memorizz_async.memory_provider.mongodb.stored_rows import (
     changes_to_write,
     check_owner,
 )
+from memorizz_async.vectors import stored_vector
 
 
 class Editing(Changing):
@@ -43,9 +46,10 @@ class Editing(Changing):
         changes: fields and their new values. `updated_at` is now, unless it is among them. The
             tenant that the call names stays; where it names None, rows may be given to one.
         embed: a new `content` is embedded, unless `changes` has an `embedding`; False leaves the
-            old embedding.
+            old embedding. A turn of a conversation is embedded without those before it.
 
-        Raises ScopeError where no tenant is named, InvalidInputError, EmbeddingError.
+        Raises ScopeError where no tenant is named, InvalidInputError, EmbeddingError, and
+        EmbeddingModelMismatchError where the collection's rows are of another model.
         """
         return await self.compare_and_swap_async(
             row_id, memory_type, {}, changes, memory_id=memory_id, user_id=user_id, embed=embed,
@@ -72,9 +76,12 @@ class Editing(Changing):
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        update = await self._update(changes, scope, embed, embedding_form, call)
+        fields = changes_of(changes, scope, embedding_form)
         query = edits.rows_filter(scope.owned(), expected, ids=stored_ids(row_id))
-        outcome = await self._write(kind, [Update(query, update)], call)
+        if embed and "embedding" not in fields:
+            outcome = await self._embed_and_write(kind, query, fields, embedding_form, call)
+        else:
+            outcome = await self._check_and_write(kind, Update(query, {}), fields, call)
         self._raise_refused(kind, [public_id(row_id)], outcome)
         return outcome.matched == 1
 
@@ -92,9 +99,9 @@ class Editing(Changing):
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        update = await self._update(changes, scope, False, "bindata", call)
-        query = edits.rows_filter(scope.owned(), where)
-        outcome = await self._write(kind, [Update(query, update, many=True)], call)
+        fields = changes_of(changes, scope, "bindata")
+        update = Update(edits.rows_filter(scope.owned(), where), {}, many=True)
+        outcome = await self._check_and_write(kind, update, fields, call)
         return outcome.matched
 
     async def touch_many_async(
@@ -130,27 +137,48 @@ class Editing(Changing):
         )
         return outcome.matched
 
-    async def _update(
-        self,
-        changes: Mapping[str, Any],
-        scope: Scope,
-        embed: bool,
-        form: EmbeddingForm,
-        call: CallTime,
-    ) -> Row:
-        fields = changes_to_write(changes, form)
-        check_owner(fields, scope, gives=True)
-        if "_id" in fields:
-            raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")
-        removed: list[str] = []
+    async def _embed_and_write(
+        self, kind: MemoryType, query: Document, fields: Row, form: EmbeddingForm, call: CallTime
+    ) -> WriteOutcome:
+        """Change a row; a new content goes with its embedding, by the collection's model."""
         content = fields.get("content")
-        if embed and "embedding" not in fields and isinstance(content, str) and content.strip():
-            model = self.embedder
+        change = Update(query, {})
+        if not isinstance(content, str) or not content.strip():
+            return await self._check_and_write(kind, change, fields, call)
+        driver = (await self._session(call)).driver
+
+        async def write(embedder: Callable[[], Embedder]) -> WriteOutcome:
+            model = embedder()
             encoded = partial(model.encode_documents_async, [content])
             vectors = await call.within("embedding", encoded)
-            fields.update(changes_to_write({"embedding": vectors[0]}, form))
-            fields["embedding_model"] = model.get_model_name()
-        elif "embedding" in fields and "embedding_model" not in fields:
+            embedded = changes_to_write({"embedding": vectors[0]}, form)
+            named = {**fields, **embedded, "embedding_model": model.get_model_name()}
+            return await self._check_and_write(kind, change, named, call)
+
+        collection = self._collections[kind]
+        return await self._guard.by_the_active_model(driver, collection, write, call)
+
+    async def _check_and_write(
+        self, kind: MemoryType, change: Update, fields: Row, call: CallTime
+    ) -> WriteOutcome:
+        """Write the fields, but no embedding of another model or dimension than the rows'."""
+        removed = []
+        if "embedding" in fields and "embedding_model" not in fields:
             removed.append("embedding_model")  # of the old one, which this one may not be of
-        fields.setdefault("updated_at", datetime.now(UTC))
-        return edits.fields_update(fields, removed)
+        if fields.get("embedding") is not None:
+            driver = (await self._session(call)).driver
+            modelled = (stored_vector(fields["embedding"]), fields.get("embedding_model"))
+            await self._guard.check(
+                driver, self._collections[kind], [modelled], call.for_database()
+            )
+        update = edits.fields_update({"updated_at": datetime.now(UTC), **fields}, removed)
+        return await self._write(kind, [replace(change, update=update)], call)
+
+
+def changes_of(changes: Mapping[str, Any], scope: Scope, form: EmbeddingForm) -> Row:
+    """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
+    fields = changes_to_write(changes, form)
+    check_owner(fields, scope, gives=True)
+    if "_id" in fields:
+        raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")
+    return fields

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import EmbeddingModelMismatchError
 from memorizz_async.memory_provider.mongodb import conversation, writing
-from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
 from memorizz_async.vectors import EmbeddingLike
@@ -71,13 +68,14 @@ class Storing(ProviderCore):
         texts = [str(item.fields.get("content")) for item in items]
 
         async def write(embedder: Callable[[], Embedder]) -> list[str]:
+            writing.forget_vectors(items)
             await writing.embed(items, texts, embedder, call)
             deadline = call.for_database()
             return await writing.insert(
                 driver, collection, items, deadline, self._guard, written=self._search.written
             )
 
-        return await self._by_the_active_model(driver, collection, items, write, call)
+        return await self._guard.by_the_active_model(driver, collection, write, call)
 
     async def store_conversation_async(
         self,
@@ -107,28 +105,10 @@ class Storing(ProviderCore):
         driver = (await self._session(call)).driver
 
         async def write(embedder: Callable[[], Embedder]) -> list[str]:
+            writing.forget_vectors(items)
             return await conversation.store(
                 driver, collection, items, session_id,
                 embedder=embedder, guard=self._guard, call=call, written=self._search.written,
             )  # fmt: skip
 
-        return await self._by_the_active_model(driver, collection, items, write, call)
-
-    async def _by_the_active_model(
-        self,
-        driver: Driver,
-        collection: str,
-        items: Sequence[writing.Draft],
-        write: Callable[[Callable[[], Embedder]], Awaitable[list[str]]],
-        call: CallTime,
-    ) -> list[str]:
-        """Write with the model that the collection has now; once more where it changed meanwhile,
-        which refused the first before anything was written.
-        """
-        try:
-            return await write(await self._guard.writer(driver, collection, call))
-        except EmbeddingModelMismatchError:
-            if self._embedders.retiring is None:
-                raise
-        writing.forget_vectors(items)
-        return await write(await self._guard.writer(driver, collection, call))
+        return await self._guard.by_the_active_model(driver, collection, write, call)
