@@ -34,6 +34,22 @@ class Changing(ProviderCore):
             self._search.written(collection, outcome.at)
         return outcome
 
+    async def _change(self, kind: MemoryType, write: Write, call: CallTime) -> WriteOutcome:
+        """Send one write. Raises WriteError where the server does not carry it out: it would look
+        as if there had been no such row.
+        """
+        outcome = await self._write(kind, [write], call)
+        for refusal in outcome.refused.values():
+            raise WriteError(
+                f"Rows of {self._collections[kind]!r} were not changed",
+                failed={0: refusal.reason},
+                written_ids={},
+                seen=refusal.reason,
+                fix="mend what the server names, then repeat the call: some rows may be done",
+                code=refusal.code,
+            )
+        return outcome
+
     def _raise_refused(self, kind: MemoryType, ids: Sequence[str], outcome: WriteOutcome) -> None:
         if outcome.refused:
             raise self._refused(kind, ids, outcome.refused)

@@ -94,7 +94,7 @@ class Editing(Changing):
         call = self._call(timeout_ms)
         update = await self._update(changes, scope, False, "bindata", call)
         query = edits.rows_filter(scope.owned(), where)
-        outcome = await self._write(kind, [Update(query, update, many=True)], call)
+        outcome = await self._change(kind, Update(query, update, many=True), call)
         return outcome.matched
 
     async def touch_many_async(
@@ -121,13 +121,11 @@ class Editing(Changing):
         text = moment if isinstance(moment, str) else moment.isoformat()
         call = self._call(timeout_ms)
         uncounted = edits.uncounted_filter(wanted, own)
-        await self._write(
-            kind, [Update(uncounted, edits.fields_update({"access_count": 0}), many=True)], call
+        await self._change(
+            kind, Update(uncounted, edits.fields_update({"access_count": 0}), many=True), call
         )
         used = edits.rows_filter(own, ids=wanted)
-        outcome = await self._write(
-            kind, [Update(used, edits.access_update(text), many=True)], call
-        )
+        outcome = await self._change(kind, Update(used, edits.access_update(text), many=True), call)
         return outcome.matched
 
     async def _update(
