@@ -22,8 +22,9 @@ BY_CREATION = (("created_at", -1), ("_id", -1))
 
 TEXT_TIMES: Document = {"timestamp": {"$type": "string"}}
 DATE_TIMES: Document = {"timestamp": {"$type": "date"}}
-OTHER_TIMES: Document = {"$or": [{"timestamp": None}, {"timestamp": {"$type": "number"}}]}
-"""Three kinds of time, each ordered by itself: MongoDB puts every date behind every text. Each is a
+NUMBER_TIMES: Document = {"timestamp": {"$type": "number"}}
+NO_TIMES: Document = {"timestamp": None}
+"""The kinds of time, each ordered by itself: MongoDB puts every date behind every text. Each is a
 range of the index below."""
 
 
