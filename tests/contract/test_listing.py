@@ -120,6 +120,13 @@ async def test_a_history_is_in_the_order_of_moments(provider: AsyncMongoDBProvid
     assert [row["n"] for row in await provider.history_async(memory_id="m", limit=2)] == [3.5, 4]
 
 
+async def test_times_in_seconds_are_ordered_by_themselves(provider: AsyncMongoDBProvider) -> None:
+    """With a limit they are the last ones, too, whatever order the ids have."""
+    rows = [{"_id": f"r{9 - n}", "timestamp": 1000.5 + n, "n": n} for n in range(9)]
+    await provider.put_many_async(rows, "CONVERSATION_MEMORY", memory_id="m")
+    assert [row["n"] for row in await provider.history_async(memory_id="m", limit=2)] == [7, 8]
+
+
 async def test_a_history_keeps_to_its_thread_and_its_user(provider: AsyncMongoDBProvider) -> None:
     """The limit counts after that."""
     rows = [

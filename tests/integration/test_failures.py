@@ -21,7 +21,9 @@ from memorizz_async import (
     MongoDBConfig,
     OperationTimeoutError,
     ServerUnavailableError,
+    WriteError,
 )
+from memorizz_async.memory_provider.mongodb.driver import blocking_command
 
 # Both drivers leave the socket of a connect that is cut half-way to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -219,3 +221,23 @@ async def test_partial_recall_says_which_type_failed(
     assert all(isinstance(error, ServerUnavailableError) for error in results.errors.values())
     with pytest.raises(KeyError, match="failed"):
         results["LONG_TERM_MEMORY"]
+
+
+async def test_a_change_that_the_server_refuses_is_not_a_row_that_is_missing(
+    mongod: Any, db_name: str
+) -> None:
+    """A view can be read and not written: 0 and False would say that there was nothing to do."""
+    view = {"create": "summaries", "viewOn": "rows", "pipeline": []}
+    blocking_command(mongod.uri, view, timeout_s=30, database=db_name)
+    whose: Any = {"memory_type": "SUMMARIES", "memory_id": "m"}
+    async with AsyncMongoDBProvider(MongoDBConfig(mongod.uri, db_name)) as provider:
+        for call in (
+            provider.delete_async("r", **whose),
+            provider.delete_many_async(**whose),
+            provider.delete_expired_async(**whose),
+            provider.update_async("r", changes={"n": 1}, **whose),
+            provider.update_many_async(changes={"n": 1}, **whose),
+            provider.touch_many_async(["r"], **whose),
+        ):
+            with pytest.raises(WriteError, match="view"):
+                await call

@@ -33,6 +33,7 @@ from memorizz_async import (
     AsyncMongoDBProvider,
     ClosedError,
     ConfigurationError,
+    DatabaseError,
     InvalidInputError,
     LifecycleError,
     MemoryUnit,
@@ -48,6 +49,7 @@ from memorizz_async.integrations.memorizz import (
     MemorizzProvider,
     use_with_memorizz,
 )
+from memorizz_async.memory_provider.mongodb.driver import blocking_command
 
 ROOT = Path(__file__).parents[2]
 NOW = "2026-01-01T00:00:00+00:00"
@@ -580,6 +582,38 @@ def test_the_semantic_cache_answers_from_the_provider(provider: MemorizzProvider
         provider.store({"agent_id": agent, "metadata": {"tags": [tag]}}, T.SEMANTIC_CACHE)
     assert provider.invalidate_semantic_cache(agent_id="a", tags=["x"]) == 1
     assert provider.clear_semantic_cache("a") == 2
+
+
+def test_a_cache_that_cannot_be_cleaned_says_so(make: Make, mongod: Any, db_name: str) -> None:
+    """The rows can be read (a view's), and not deleted: an error, and not "none were"."""
+    provider = make()
+    provider.store({"agent_id": "a", "metadata": {"tags": ["x"]}}, T.SEMANTIC_CACHE)
+    for command in (
+        {"renameCollection": f"{db_name}.semantic_cache", "to": f"{db_name}.rows"},
+        {"create": "semantic_cache", "viewOn": "rows", "pipeline": []},
+    ):
+        database = "admin" if "to" in command else db_name
+        blocking_command(mongod.uri, command, timeout_s=30, database=database)
+    with pytest.raises(DatabaseError):
+        provider.invalidate_semantic_cache(agent_id="a", tags=["x"])
+
+
+def test_a_tool_embedded_meanwhile_keeps_its_vector(make: Make) -> None:
+    """A search embeds tools that have none; one that got a newer text and vector is left alone."""
+    other = make()
+
+    def slow(texts: list[str]) -> list[list[float]]:
+        if texts != ["what is asked"]:
+            changes = {"description": "garden", "embedding": embed(["garden"])[0]}
+            assert other.update_by_id("tool", changes, T.TOOLBOX)
+        return embed(texts)
+
+    provider = make(other.config, embedding_provider=slow)
+    provider.store({"_id": "tool", "name": "t", "description": "release"}, T.TOOLBOX)
+    provider.retrieve_by_query("what is asked", T.TOOLBOX)
+    row = provider.retrieve_by_id("tool", T.TOOLBOX)
+    assert row is not None
+    assert row["embedding"] == embed(["garden"])[0]
 
 
 def test_entities_without_a_user_are_given_to_one(provider: MemorizzProvider) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
+import os
+import signal
 import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -172,3 +176,31 @@ def test_a_loop_that_is_forgotten_ends_its_thread() -> None:
     assert gone() is None
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_forked_process_is_told_and_does_not_wait(loop: BackgroundLoop) -> None:
+    """The thread stays with the parent: there a call would wait for ever, and so would close."""
+    loop.run(nothing)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with suppress(BaseException):
+            signal.alarm(10)  # ends the child where it hangs
+            try:
+                loop.run(nothing)
+            except LifecycleError as error:
+                loop.close(nothing)
+                code = 0 if "forked" in str(error) else 2
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert loop.run(lambda: asyncio.sleep(0, 7)) == 7
+
+
+def test_work_that_cancels_itself_is_not_a_closed_provider(loop: BackgroundLoop) -> None:
+    """Nobody closed anything."""
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(concurrent.futures.CancelledError):
+        loop.run(cancelled)

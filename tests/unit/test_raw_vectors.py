@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from bson import Int64, ObjectId
 from bson.binary import Binary, BinaryVectorDtype
+from bson.datetime_ms import DatetimeMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memorizz_async.memory_provider.mongodb.vector_search.field_values import values_of
 from memorizz_async.memory_provider.mongodb.vector_search.raw_vectors import (
     ReadBatch,
     read_vectors,
@@ -221,3 +223,12 @@ def test_a_batch_of_odd_rows_costs_its_length_not_its_square() -> None:
 
     few = min(seconds(4_000) for _ in range(3))
     assert min(seconds(40_000) for _ in range(2)) < 25 * few
+
+
+def test_a_date_beyond_python_does_not_hide_the_id() -> None:
+    """Such a row has an id as every other, also where it is no ObjectId."""
+    far = DatetimeMS(400_000_000_000_000)
+    row = bson.encode({"_id": "r", "created_at": far, "embedding": [1.0, 2.0]})
+    (block,) = read_vectors(row, values_of(["created_at"])).blocks
+    assert block.ids() == ["r"]
+    assert block.values == [(("date", int(far)),)]

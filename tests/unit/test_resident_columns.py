@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -203,3 +205,21 @@ def test_a_thread_sees_the_rows_of_its_moment_while_others_are_added() -> None:
     stop.set()
     thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("kind", ["floats", "letters", "numbers"])
+def test_no_more_memory_is_taken_than_is_counted(kind: str) -> None:
+    """What is counted is what `resident_memory_mb` bounds."""
+    made: dict[str, Callable[[int], tuple[Any, ...]]] = {
+        "floats": lambda n: tuple(x for m in range(200) for x in ("number", n + m / 999)),
+        "letters": lambda n: ("string", "\u6f22" * 1000 + str(n)),
+        "numbers": lambda n: ("number", n + 10**6),
+    }
+    tracemalloc.start()
+    try:
+        columns = Columns(["p"], 1000)
+        columns.append([(made[kind](n),) for n in range(1000)])
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken <= columns.nbytes

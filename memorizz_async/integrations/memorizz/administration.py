@@ -138,8 +138,9 @@ class Administration(Records):
         """Delete cached answers whose time is over: those with a date at once, then the others."""
         deleted = self._delete_expired(now)
         rows = self._rows(MemoryType.SEMANTIC_CACHE, memory_id=EVERY_TENANT)
-        others = _Narrowed(self, lambda _: rows)  # read here, where a failure is not taken for 0
-        return deleted + int(MemoryProvider.purge_expired_semantic_cache(others, now))
+        others = _Judged(self, lambda _: rows)
+        MemoryProvider.purge_expired_semantic_cache(others, now)
+        return deleted + self._delete_scope_rows(MemoryType.SEMANTIC_CACHE, others.doomed)
 
     def invalidate_semantic_cache(
         self,
@@ -154,12 +155,12 @@ class Administration(Records):
         whose = {"agent_id": agent_id, "memory_id": memory_id}
         where = {name: value for name, value in whose.items() if value is not None}
         rows = self._rows(MemoryType.SEMANTIC_CACHE, where=where, memory_id=EVERY_TENANT)
-        return int(
-            MemoryProvider.invalidate_semantic_cache(
-                _Narrowed(self, lambda _: rows), agent_id=agent_id, memory_id=memory_id,
-                domains=domains, tags=tags, data_version=data_version,
-            )
+        judged = _Judged(self, lambda _: rows)
+        MemoryProvider.invalidate_semantic_cache(
+            judged, agent_id=agent_id, memory_id=memory_id, domains=domains, tags=tags,
+            data_version=data_version,
         )  # fmt: skip
+        return self._delete_scope_rows(MemoryType.SEMANTIC_CACHE, judged.doomed)
 
     def observability_row_cursor(self, row: dict[str, Any]) -> str:
         """Where a page of traces goes on after a row."""
@@ -227,6 +228,18 @@ class _Narrowed:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
+
+
+class _Judged(_Narrowed):
+    """So, but deletes are only noted: memorizz's own code would pass over one that fails."""
+
+    def __init__(self, adapter: Administration, rows: Callable[[MemoryType], list[Record]]) -> None:
+        super().__init__(adapter, rows)
+        self.doomed: list[Record] = []
+
+    def delete_by_id(self, row_id: str, memory_store_type: Any) -> bool:
+        self.doomed.append({"_id": row_id})
+        return True
 
 
 def _user(user_id: Any) -> dict[str, Any]:

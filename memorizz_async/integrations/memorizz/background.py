@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -32,6 +33,8 @@ class BackgroundLoop:
         self._running: set[concurrent.futures.Future[Any]] = set()
         self._closed = False
         self._ended = threading.Event()
+        self._process: int | None = None
+        """Where the thread runs: a fork takes the object along, and not the thread."""
 
     @property
     def closed(self) -> bool:
@@ -41,7 +44,7 @@ class BackgroundLoop:
         """Run it there and wait for it here.
 
         Raises ClosedError after close, and LifecycleError on the background loop itself, which
-        would wait for itself for ever.
+        would wait for itself for ever, and in a process that was forked from the loop's.
         """
         if self._is_here():
             raise LifecycleError(
@@ -52,6 +55,8 @@ class BackgroundLoop:
         try:
             return future.result()
         except concurrent.futures.CancelledError as error:
+            if not self._closed:
+                raise  # the work cancelled itself
             raise self._closed_error() from error
         except BaseException:
             future.cancel()  # an interrupted caller does not leave its work behind
@@ -73,8 +78,11 @@ class BackgroundLoop:
         """Let calls that are under way end, run one last coroutine, and join the thread.
 
         Any number of times and from any thread but the loop's own (LifecycleError); whoever comes
-        second waits for the first.
+        second waits for the first. In a forked process it closes nothing: all is the parent's.
         """
+        if self._is_forked():
+            self._closed = True
+            return
         if self._is_here():
             raise LifecycleError(
                 "The provider was closed on the event loop that it would have to wait for",
@@ -100,7 +108,15 @@ class BackgroundLoop:
     def _is_here(self) -> bool:
         return self._thread is not None and threading.current_thread() is self._thread
 
+    def _is_forked(self) -> bool:
+        return self._process not in (None, os.getpid())
+
     def _submit(self, work: Work[T]) -> concurrent.futures.Future[T]:
+        if self._is_forked():  # before the lock, which may have been held at the fork
+            raise LifecycleError(
+                "The process was forked after the provider was used: its event loop is not here",
+                fix="make a provider in each process, or use it for the first time after the fork",
+            )
         with self._lock:
             if self._closed:
                 raise self._closed_error()
@@ -116,6 +132,7 @@ class BackgroundLoop:
     def _started(self) -> asyncio.AbstractEventLoop:
         """The loop, running; the lock is held."""
         if self._loop is None:
+            self._process = os.getpid()
             self._loop = asyncio.new_event_loop()
             # A daemon: a program that forgets to close must still be able to end.
             self._thread = threading.Thread(

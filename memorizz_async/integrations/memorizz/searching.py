@@ -184,9 +184,10 @@ class Searching(AdapterCore):
         model = self._embedding_provider.get_default_model()
         for row_id, vector in zip(wanted, vectors, strict=True):
             self._do(
-                "update_async",
+                "compare_and_swap_async",
                 row_id,
                 MemoryType.TOOLBOX,
+                {"embedding": None},  # somebody may have embedded a newer text meanwhile
                 {
                     "embedding": vector,
                     "embedding_model": model,

@@ -12,6 +12,7 @@ from typing import Any
 from memorizz_async.errors import InvalidFilterError
 from memorizz_async.memory_provider.mongodb.pipelines import alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
+from memorizz_async.memory_provider.mongodb.rows import check_storable
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Fields and the values that they must equal; of several such mappings any one. None is no
@@ -22,8 +23,9 @@ BY_CREATION = (("created_at", -1), ("_id", -1))
 
 TEXT_TIMES: Document = {"timestamp": {"$type": "string"}}
 DATE_TIMES: Document = {"timestamp": {"$type": "date"}}
-OTHER_TIMES: Document = {"$or": [{"timestamp": None}, {"timestamp": {"$type": "number"}}]}
-"""Three kinds of time, each ordered by itself: MongoDB puts every date behind every text. Each is a
+NUMBER_TIMES: Document = {"timestamp": {"$type": "number"}}
+NO_TIMES: Document = {"timestamp": None}
+"""The kinds of time, each ordered by itself: MongoDB puts every date behind every text. Each is a
 range of the index below."""
 
 
@@ -35,12 +37,15 @@ def history_index_keys() -> list[tuple[str, int | str]]:
 def equal_to(where: Where) -> Document:
     """Rows whose fields equal these values. Values are never operators, whatever they look like.
 
-    Raises InvalidFilterError for a name that is no field.
+    Raises InvalidFilterError for a name that is no field, InvalidInputError for a value that is
+    none of MongoDB's.
     """
     if where is None:
         return {}
     if isinstance(where, Mapping):
-        return {_field(name): {"$eq": value} for name, value in where.items()}
+        equal = {_field(name): {"$eq": value} for name, value in where.items()}
+        check_storable(dict(where))  # whose message does not show the value
+        return equal
     alternatives = [equal_to(one) for one in where]
     if not alternatives:
         return {"_id": {"$in": []}}  # any of none: no row

@@ -34,9 +34,38 @@ class Changing(ProviderCore):
             self._search.written(collection, outcome.at)
         return outcome
 
-    def _raise_refused(self, kind: MemoryType, ids: Sequence[str], outcome: WriteOutcome) -> None:
-        if outcome.refused:
-            raise self._refused(kind, ids, outcome.refused)
+    async def _change(
+        self, kind: MemoryType, write: Write, call: CallTime, *, row_id: str | None = None
+    ) -> WriteOutcome:
+        """Send one write. Raises WriteError where the server does not carry it out: it would look
+        as if there had been no such row. DuplicateMemoryError for what a unique index refuses.
+
+        row_id: of the row that it is about, where it is about one.
+        """
+        outcome = await self._write(kind, [write], call)
+        for refusal in outcome.refused.values():
+            if refusal.code == DUPLICATE_KEY:
+                raise self._duplicate(kind, refusal, row_id)
+            raise WriteError(
+                f"Rows of {self._collections[kind]!r} were not changed",
+                failed={0: refusal.reason},
+                written_ids={},
+                seen=refusal.reason,
+                fix="mend what the server names, then repeat the call: some rows may be done",
+                code=refusal.code,
+            )
+        return outcome
+
+    def _duplicate(
+        self, kind: MemoryType, refusal: Refusal, row_id: str | None
+    ) -> DuplicateMemoryError:
+        return DuplicateMemoryError(
+            f"{self._collections[kind]!r} holds another row with this _id, or one that a unique "
+            "index knows",
+            seen=row_id,
+            fix="leave _id out, or name the tenant whose row it is",
+            code=refusal.code,
+        )
 
     def _refused(
         self, kind: MemoryType, ids: Sequence[str], refused: Mapping[int, Refusal]
@@ -44,12 +73,7 @@ class Changing(ProviderCore):
         collection = self._collections[kind]
         position, first = next(iter(refused.items()))
         if len(ids) == 1 and first.code == DUPLICATE_KEY:
-            return DuplicateMemoryError(
-                f"{collection!r} holds another row with this _id, or one that a unique index knows",
-                seen=ids[position],
-                fix="leave _id out, or name the tenant whose row it is",
-                code=first.code,
-            )
+            return self._duplicate(kind, first, ids[position])
         return WriteError(
             f"{len(refused)} of {len(ids)} rows were not written to {collection!r}",
             failed={at: refusal.reason for at, refusal in refused.items()},

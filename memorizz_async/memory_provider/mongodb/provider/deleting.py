@@ -36,7 +36,7 @@ class Deleting(Changing):
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
         query = edits.rows_filter(own, expected, ids=stored_ids(row_id))
-        outcome = await self._write(kind, [Delete(query)], self._call(timeout_ms))
+        outcome = await self._change(kind, Delete(query), self._call(timeout_ms))
         return outcome.deleted == 1
 
     async def delete_many_async(
@@ -58,7 +58,7 @@ class Deleting(Changing):
         own = Scope(memory_id, user_id).owned()
         wanted = None if ids is None else [form for one in ids for form in stored_ids(one)]
         query = edits.rows_filter(own, where, ids=wanted)
-        outcome = await self._write(kind, [Delete(query, many=True)], self._call(timeout_ms))
+        outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
         return outcome.deleted
 
     async def delete_expired_async(
@@ -74,5 +74,5 @@ class Deleting(Changing):
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
         query = edits.expired_rows_filter(own, before or datetime.now(UTC))
-        outcome = await self._write(kind, [Delete(query, many=True)], self._call(timeout_ms))
+        outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
         return outcome.deleted

@@ -16,7 +16,7 @@ from memorizz_async.memory_provider.mongodb import edits
 from memorizz_async.memory_provider.mongodb.edits import Where
 from memorizz_async.memory_provider.mongodb.protocol import Document, Update, WriteOutcome
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
-from memorizz_async.memory_provider.mongodb.rows import Row, public_id, stored_ids
+from memorizz_async.memory_provider.mongodb.rows import Row, stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
@@ -82,7 +82,6 @@ class Editing(Changing):
             outcome = await self._embed_and_write(kind, query, fields, embedding_form, call)
         else:
             outcome = await self._check_and_write(kind, Update(query, {}), fields, call)
-        self._raise_refused(kind, [public_id(row_id)], outcome)
         return outcome.matched == 1
 
     async def update_many_async(
@@ -128,13 +127,11 @@ class Editing(Changing):
         text = moment if isinstance(moment, str) else moment.isoformat()
         call = self._call(timeout_ms)
         uncounted = edits.uncounted_filter(wanted, own)
-        await self._write(
-            kind, [Update(uncounted, edits.fields_update({"access_count": 0}), many=True)], call
+        await self._change(
+            kind, Update(uncounted, edits.fields_update({"access_count": 0}), many=True), call
         )
         used = edits.rows_filter(own, ids=wanted)
-        outcome = await self._write(
-            kind, [Update(used, edits.access_update(text), many=True)], call
-        )
+        outcome = await self._change(kind, Update(used, edits.access_update(text), many=True), call)
         return outcome.matched
 
     async def _embed_and_write(
@@ -172,7 +169,7 @@ class Editing(Changing):
                 driver, self._collections[kind], [modelled], call.for_database()
             )
         update = edits.fields_update({"updated_at": datetime.now(UTC), **fields}, removed)
-        return await self._write(kind, [replace(change, update=update)], call)
+        return await self._change(kind, replace(change, update=update), call)
 
 
 def changes_of(changes: Mapping[str, Any], scope: Scope, form: EmbeddingForm) -> Row:

@@ -82,9 +82,9 @@ class Listing(ProviderCore):
     ) -> list[Row]:
         """The rows of the scope by their time, the oldest first; with a limit the last ones.
 
-        The time of a row is its `timestamp`, as ISO text or as a date, else its `created_at`. Text
-        is ordered by the moment that it names; without an offset it is taken for UTC. The other
-        arguments are as in list_async.
+        The time of a row is its `timestamp`, as ISO text, as a date or in seconds since the epoch,
+        else its `created_at`. Text is ordered by the moment that it names; without an offset it is
+        taken for UTC. The other arguments are as in list_async.
         """
         kind = memory_type_of(memory_type)
         base = edits.rows_filter(
@@ -107,7 +107,8 @@ class Listing(ProviderCore):
         found = await asyncio.gather(
             of_kind(edits.TEXT_TIMES, edits.BY_TIME),
             of_kind(edits.DATE_TIMES, edits.BY_TIME),
-            of_kind(edits.OTHER_TIMES, edits.BY_CREATION),
+            of_kind(edits.NUMBER_TIMES, edits.BY_TIME),
+            of_kind(edits.NO_TIMES, edits.BY_CREATION),
         )
         ordered = [row for newest_first in found for row in reversed(newest_first)]
         ordered.sort(key=moment_of)

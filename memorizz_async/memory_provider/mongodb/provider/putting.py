@@ -7,6 +7,7 @@ from typing import Any
 
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
+from memorizz_async.errors import DuplicateMemoryError
 from memorizz_async.memory_provider.mongodb import edits
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
@@ -147,8 +148,10 @@ class Putting(Changing):
         update = edits.upsert_update(
             {**key, **fields}, {name: new[name] for name in new.keys() - {*key, *fields}}
         )
-        outcome = await self._write(kind, [Update(own, update, upsert=True)], call)
-        if outcome.refused:  # the other one was faster: now it is there
-            outcome = await self._write(kind, [Update(own, update, upsert=True)], call)
-            self._raise_refused(kind, [public_id(new.get("_id"))], outcome)
+        change = Update(own, update, upsert=True)
+        try:
+            outcome = await self._change(kind, change, call)
+        except DuplicateMemoryError:  # the other one was faster: now it is there
+            row_id = None if new.get("_id") is None else public_id(new["_id"])
+            outcome = await self._change(kind, change, call, row_id=row_id)
         return outcome.upserted == 1

@@ -51,7 +51,7 @@ class VectorBlock:
         return [self.id_at(position) for position in range(len(self.rows))]
 
     def id_at(self, position: int) -> Any:
-        return bson.decode(self.rows[position])["_id"]
+        return bson.decode(self.rows[position], codec_options=_ANY_DATE)["_id"]
 
 
 class _EqualRows(Sequence[memoryview]):

@@ -7,6 +7,7 @@ are only appended to, as the vectors are, so that a search in a thread sees one 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ _EXACT = 2**53
 
 _BYTES_A_VALUE = 256
 """What is kept of a different value: itself, its code, its places in a dict, a list, an array."""
+_BYTES_A_PART = 40
+"""And of each element where it is a list, beside the element."""
 
 
 class Columns:
@@ -82,11 +85,11 @@ class _Column:
         self._count = 0
         self._code_of: dict[Values | None, int] = {}
         self._by_kind: dict[str, _Known] = {}
-        self._text_bytes = 0
+        self._part_bytes = 0
 
     @property
     def nbytes(self) -> int:
-        return self._codes.nbytes + _BYTES_A_VALUE * len(self._code_of) + self._text_bytes
+        return self._codes.nbytes + _BYTES_A_VALUE * len(self._code_of) + self._part_bytes
 
     def append(self, rows: Sequence[Values | None]) -> None:
         codes = self._code_of
@@ -120,7 +123,7 @@ class _Column:
         code = len(self._code_of)
         for kind, value in zip((values or ())[::2], (values or ())[1::2], strict=True):
             self._by_kind.setdefault(kind, _Known()).append(value, code)
-            self._text_bytes += len(value) if isinstance(value, str) else 16
+            self._part_bytes += _BYTES_A_PART + sys.getsizeof(value)  # of text, 1 to 4 a letter
         self._code_of[values] = code
 
 
