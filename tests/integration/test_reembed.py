@@ -26,7 +26,7 @@ from memorizz_async import (
 )
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.backends.function import FunctionBackend
-from memorizz_async.memory_provider.mongodb.embedding_models import queries
+from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.reembedding.lease import Lease
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.vectors import stored_vector

@@ -21,7 +21,7 @@ from memorizz_async.integrations.memorizz.framework import (
 )
 from memorizz_async.integrations.memorizz.records import Records
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET
-from memorizz_async.memory_provider.mongodb.edits import Where
+from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 
 
 class Administration(Records):

@@ -10,13 +10,13 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.memory_provider.mongodb.conversation import ensure_session_index
-from memorizz_async.memory_provider.mongodb.edits import history_index_keys
 from memorizz_async.memory_provider.mongodb.indexes import (
     IndexReport,
     ensure_ordinary,
     ensure_search,
     server_has_search,
 )
+from memorizz_async.memory_provider.mongodb.pipelines.editing import history_index_keys
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
 from memorizz_async.memory_provider.mongodb.text_search import ensure_text

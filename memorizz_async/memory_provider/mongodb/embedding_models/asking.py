@@ -21,7 +21,7 @@ from memorizz_async.errors import (
 )
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.embedding_models.plan import Plan
-from memorizz_async.memory_provider.mongodb.embedding_models.queries import comparable_with
+from memorizz_async.memory_provider.mongodb.pipelines.models import comparable_with
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     Changing,

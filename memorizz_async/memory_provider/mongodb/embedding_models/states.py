@@ -18,9 +18,9 @@ from bson import Timestamp
 
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import AuthenticationError, DuplicateMemoryError
-from memorizz_async.memory_provider.mongodb.embedding_models import queries
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState, state_of
 from memorizz_async.memory_provider.mongodb.pipelines import any_embedded_filter, id_projection
+from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.vectors import stored_vector
 

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from memorizz_async.enums import memory_type_of
-from memorizz_async.memory_provider.mongodb import edits
-from memorizz_async.memory_provider.mongodb.edits import Where
+from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
+from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.protocol import Delete
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import stored_ids

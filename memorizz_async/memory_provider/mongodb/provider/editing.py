@@ -12,8 +12,8 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError
-from memorizz_async.memory_provider.mongodb import edits
-from memorizz_async.memory_provider.mongodb.edits import Where
+from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
+from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.protocol import Document, Update, WriteOutcome
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row, stored_ids

@@ -10,9 +10,9 @@ from typing import Any
 
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError
-from memorizz_async.memory_provider.mongodb import edits
-from memorizz_async.memory_provider.mongodb.edits import Where
 from memorizz_async.memory_provider.mongodb.pipelines import all_of, row_projection
+from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
+from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.protocol import Document, Sort
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.rows import Row, public_row, stored_ids

@@ -8,7 +8,7 @@ from typing import Any
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import DuplicateMemoryError
-from memorizz_async.memory_provider.mongodb import edits
+from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
     Insert,

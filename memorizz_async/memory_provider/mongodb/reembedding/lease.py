@@ -18,8 +18,8 @@ from typing import Any
 
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.errors import DatabaseError, MemorizzAsyncError, ReembedError
-from memorizz_async.memory_provider.mongodb.embedding_models import queries
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState, state_of
+from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from memorizz_async.errors import MemorizzAsyncError, ReembedError
-from memorizz_async.memory_provider.mongodb.embedding_models import queries
 from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Words
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState
 from memorizz_async.memory_provider.mongodb.embedding_models.states import GRACE_S, ModelStates
 from memorizz_async.memory_provider.mongodb.pipelines import id_projection
+from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.reembedding.indexing import Indexing
 from memorizz_async.memory_provider.mongodb.reembedding.lease import Lease
 from memorizz_async.memory_provider.mongodb.reembedding.report import (

@@ -23,8 +23,8 @@ from memorizz_async.errors import (
     ReembedError,
     ServerUnavailableError,
 )
-from memorizz_async.memory_provider.mongodb.embedding_models import queries
 from memorizz_async.memory_provider.mongodb.pipelines import id_projection
+from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver, Update
 from memorizz_async.memory_provider.mongodb.reembedding.report import TypeReport
 from memorizz_async.memory_provider.mongodb.reembedding.texts import texts_of

@@ -8,8 +8,8 @@ from typing import Any
 from bson import Timestamp
 
 from memorizz_async.errors import UnsupportedOperationError
-from memorizz_async.memory_provider.mongodb.embedding_models import queries
 from memorizz_async.memory_provider.mongodb.pipelines import STAGED, all_of
+from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Update
 from memorizz_async.memory_provider.mongodb.reembedding.staging import Job, ids_of
 

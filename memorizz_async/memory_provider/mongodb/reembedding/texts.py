@@ -8,7 +8,7 @@ from typing import Any
 
 from memorizz_async.deadline import Deadline
 from memorizz_async.memory_provider.mongodb.conversation import WINDOW, Session, Told
-from memorizz_async.memory_provider.mongodb.embedding_models.queries import turns_before_pipeline
+from memorizz_async.memory_provider.mongodb.pipelines.models import turns_before_pipeline
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memorizz_async.errors import StoredEmbeddingError
-from memorizz_async.memory_provider.mongodb.embedding_models.queries import (
+from memorizz_async.memory_provider.mongodb.pipelines.models import (
     not_of_model,
     of_model,
 )

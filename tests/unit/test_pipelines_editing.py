@@ -11,7 +11,7 @@ import bson
 import pytest
 
 from memorizz_async.errors import InvalidFilterError
-from memorizz_async.memory_provider.mongodb import edits as e
+from memorizz_async.memory_provider.mongodb.pipelines import editing as e
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SCOPE = {"memory_id": "m", "user_id": None}

@@ -1,7 +1,4 @@
-"""What is asked about the models of collections, and of rows by their model: pure functions.
-
-Beside `pipelines.py`, and snapshot like it: these are about one thing, and that file is full.
-"""
+"""What is asked about the models of collections, and of rows by their model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The queries of listing and of editing rows, as pure functions from values to documents.
-
-What `pipelines` is to searching and storing.
-"""
+"""Listing rows, and changing them."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import bson
 import pytest
 from bson import Binary, Timestamp
 
-from memorizz_async.memory_provider.mongodb.embedding_models import queries as q
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState, state_of
+from memorizz_async.memory_provider.mongodb.pipelines import models as q
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 VECTOR = Binary(b"\x27\x00\x00\x00\x80\x3f", 9)
