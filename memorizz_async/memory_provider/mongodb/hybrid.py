@@ -244,6 +244,6 @@ def _cannot(mode: str, reason: str) -> UnsupportedOperationError:
     return UnsupportedOperationError(
         f"A recall in mode {mode!r} needs a text index",
         seen=reason,
-        fix='run ensure_indexes_async() or `memorizz-async indexes` on a MongoDB server, or use '
+        fix="run ensure_indexes_async() or `memorizz-async indexes` on a MongoDB server, or use "
         'mode="vector"',
     )
