@@ -20,6 +20,7 @@ from rich.progress import track
 from rich.table import Table
 
 from memorizz_async.config import setting
+from memorizz_async.demo.locomo import Conversation, read_conversations
 from memorizz_async.memory_provider.mongodb.driver import blocking_command
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 
@@ -95,6 +96,18 @@ def bar(items: Sequence[T], doing: str) -> Iterable[T]:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+
+
+def locomo_options(description: str) -> tuple[argparse.Namespace, list[Conversation]]:
+    """What the command line of a benchmark on LoCoMo says, and the conversations that it names."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's shape")
+    parser.add_argument(
+        "--limit-conversations", type=int, metavar="N", help="read only the first N"
+    )
+    add_json(parser)
+    options = parser.parse_args()
+    return options, read_conversations(options.data)[: options.limit_conversations]
 
 
 def write_json(file: Path | None, figures: Mapping[str, Any]) -> None:

@@ -10,14 +10,12 @@ comes from. Tokens are those of all-MiniLM-L6-v2.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from _common import add_json, bar, console, database, machine, percentile, table, write_json
+from _common import bar, console, database, locomo_options, machine, percentile, table, write_json
 
 from memorizz_async import (
     AsyncEmbeddingProvider,
@@ -28,7 +26,7 @@ from memorizz_async import (
     MemoryUnit,
     MongoDBConfig,
 )
-from memorizz_async.demo.locomo import Conversation, Question, read_conversations
+from memorizz_async.demo.locomo import Conversation, Question
 from memorizz_async.demo.memories import memories_of
 
 BUDGETS = (250, 500, 1000)
@@ -139,14 +137,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's shape")
-    parser.add_argument(
-        "--limit-conversations", type=int, metavar="N", help="read only the first N"
-    )
-    add_json(parser)
-    options = parser.parse_args()
-    talks = read_conversations(options.data)[: options.limit_conversations]
+    options, talks = locomo_options(__doc__.splitlines()[0])
     with database() as (address, name):
         figures = asyncio.run(measure(talks, address, name))
     turns = sum(len(talk.turns) for talk in talks)

@@ -13,22 +13,20 @@ in mode `hybrid` and in mode `vector`, in turn.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from _common import (
     Target,
-    add_json,
     bar,
     console,
     database,
+    locomo_options,
     machine,
     percentile,
     table,
@@ -48,7 +46,6 @@ from memorizz_async.demo.locomo import (
     CATEGORIES,
     Conversation,
     Question,
-    read_conversations,
 )
 from memorizz_async.demo.memories import memories_of
 
@@ -250,14 +247,7 @@ def show(mode: str, figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a file in LoCoMo's shape")
-    parser.add_argument(
-        "--limit-conversations", type=int, metavar="N", help="read only the first N"
-    )
-    add_json(parser)
-    options = parser.parse_args()
-    talks = read_conversations(options.data)[: options.limit_conversations]
+    options, talks = locomo_options(__doc__.splitlines()[0])
     questions = [question for talk in talks for question in talk.questions]
     adversarial = sum(question.category == ADVERSARIAL for question in questions)
     kept = sum(len(talk.answerable) for talk in talks)

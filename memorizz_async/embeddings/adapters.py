@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self, TypeVar
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
 from memorizz_async.embeddings.backends.function import FunctionBackend
 from memorizz_async.embeddings.backends.manager import ManagerBackend, is_manager
+from memorizz_async.embeddings.managed import Managed
 from memorizz_async.embeddings.protocol import (
     Backend,
     Embedder,
@@ -121,7 +122,7 @@ async def _asked(answer: Awaitable[T]) -> T:
         ) from error
 
 
-class CheckedEmbedder:
+class CheckedEmbedder(Managed):
     """An embedder of a user's, whose vectors are checked before anybody stores or compares them."""
 
     def __init__(self, embedder: Embedder) -> None:
@@ -167,18 +168,6 @@ class CheckedEmbedder:
 
     async def close_async(self) -> None:
         """Nothing: the embedder is the user's."""
-
-    async def __aenter__(self) -> Self:
-        await self.load_async()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close_async()
 
     def _checked(self, values: Any, count: int) -> Matrix:
         matrix = as_matrix(values, count, self._seen_dimensions)

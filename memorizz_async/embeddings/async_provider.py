@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from memorizz_async.embeddings.backends.sentence_transformer import (
 from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL
 from memorizz_async.embeddings.cache import VectorCache
 from memorizz_async.embeddings.engine import Engine
+from memorizz_async.embeddings.managed import Managed
 from memorizz_async.embeddings.protocol import HasTokenizer
 from memorizz_async.embeddings.tier import PatientTier, SecondTier, check_lasting_name
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 
 
-class AsyncEmbeddingProvider:
+class AsyncEmbeddingProvider(Managed):
     """Turns texts into vectors without blocking the event loop.
 
     One provider can be used from any number of event loops and threads at the same time: texts that
@@ -274,18 +274,6 @@ class AsyncEmbeddingProvider:
     async def close_async(self, timeout: float = 5.0) -> None:
         """As `shutdown`, and wait up to `timeout` seconds for the threads without blocking."""
         await self._engine.close(timeout)
-
-    async def __aenter__(self) -> Self:
-        await self.load_async()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close_async()
 
     def __repr__(self) -> str:
         return f"AsyncEmbeddingProvider({self.get_model_name()!r}, device={self.get_device()!r})"

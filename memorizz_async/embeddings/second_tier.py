@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
+from memorizz_async.embeddings.managed import Managed
 from memorizz_async.embeddings.tier import PatientTier, SecondTier, check_lasting_name
 from memorizz_async.errors import ConfigurationError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from memorizz_async.embeddings.stats import EmbeddingStats
 
 
-class TieredEmbedder:
+class TieredEmbedder(Managed):
     """One provider's view of an embedder that may be shared: with this provider's second tier."""
 
     def __init__(self, embedder: AsyncEmbeddingProvider, tier: SecondTier) -> None:
@@ -42,13 +43,6 @@ class TieredEmbedder:
 
     async def token_counter_async(self) -> TokenCount | None:
         return await self._embedder.token_counter_async()
-
-    async def __aenter__(self) -> Self:
-        await self.load_async()
-        return self
-
-    async def __aexit__(self, *raised: object) -> None:
-        await self.close_async()
 
     async def close_async(self) -> None:
         """Nothing: the embedder and the tier belong to whoever brought them together."""

@@ -18,6 +18,7 @@ from bson import Binary, ObjectId
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.embedder import DIMENSIONS
+from support.filter_strategies import filters_over
 
 from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -67,23 +68,8 @@ rows = st.lists(
     min_size=1,
     max_size=8,
 )
-
-
-def keyed(operators: list[str], operands: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.builds(lambda key, value: {key: value}, st.sampled_from(operators), operands)
-
-
-tests_of_a_field = st.one_of(
-    scalars,
-    keyed(["$eq", "$ne"], scalars),
-    keyed(["$gt", "$gte", "$lt", "$lte"], st.one_of(*ordered)),
-    keyed(["$in", "$nin"], st.one_of(*(st.lists(kind, max_size=3) for kind in typed))),
-    st.builds(lambda low, high: {"$gte": low, "$lt": high}, numbers, numbers),
-)
-filters = st.recursive(
-    st.dictionaries(st.sampled_from(FIELDS), tests_of_a_field, max_size=2),
-    lambda inner: keyed(["$and", "$or"], st.lists(inner, min_size=1, max_size=3)),
-    max_leaves=5,
+filters = filters_over(
+    FIELDS, numbers=numbers, ordered=ordered, typed=typed, scalars=scalars, max_leaves=5
 )
 
 

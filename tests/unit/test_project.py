@@ -92,7 +92,17 @@ def test_the_package_is_typed() -> None:
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "redaction"}),
     frozenset(
-        {"enums", "config", "deadline", "markup", "notebook", "slices", "validation", "vectors"}
+        {
+            "enums",
+            "config",
+            "deadline",
+            "markup",
+            "notebook",
+            "slices",
+            "threaded_loop",
+            "validation",
+            "vectors",
+        }
     ),
     frozenset({"embeddings", "results", "retrieval"}),
     frozenset({"memory_provider"}),

@@ -17,6 +17,7 @@ from bson import Binary, Code, CodecOptions, DatetimeConversion, DBRef, Decimal1
 from bson.binary import UuidRepresentation
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.filter_strategies import filters_over
 
 from memorizz_async.memory_provider.mongodb.filters import (
     EVERY_ROW,
@@ -65,23 +66,8 @@ rows = st.lists(
     ),
     max_size=12,
 )
-
-
-def keyed(operators: list[str], operands: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.builds(lambda key, value: {key: value}, st.sampled_from(operators), operands)
-
-
-conditions = st.one_of(
-    scalars,
-    keyed(["$eq", "$ne"], scalars),
-    keyed(["$gt", "$gte", "$lt", "$lte"], st.one_of(*ordered)),
-    keyed(["$in", "$nin"], st.one_of(*(st.lists(kind, max_size=3) for kind in typed))),
-    st.builds(lambda low, high: {"$gte": low, "$lt": high}, numbers, numbers),
-)
-filters = st.recursive(
-    st.dictionaries(st.sampled_from(PATHS), conditions, max_size=2),
-    lambda inner: keyed(["$and", "$or"], st.lists(inner, min_size=1, max_size=3)),
-    max_leaves=6,
+filters = filters_over(
+    PATHS, numbers=numbers, ordered=ordered, typed=typed, scalars=scalars, max_leaves=6
 )
 
 

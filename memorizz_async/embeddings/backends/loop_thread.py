@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-import weakref
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from memorizz_async.threaded_loop import start_loop, stop_loop
 
 T = TypeVar("T")
 
@@ -57,28 +58,11 @@ class LoopThread:
             last.close()
             return
         asyncio.run_coroutine_threadsafe(last, loop).result()
-        _stop(loop)
+        stop_loop(loop)
         thread.join()
         self._loop = self._thread = None
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._main, args=(self._loop,), name=self._name, daemon=True
-            )
-            self._thread.start()
-            # A client that is forgotten without a close must not leave its thread behind.
-            weakref.finalize(self, _stop, self._loop).atexit = False
+            self._loop, self._thread = start_loop(self, self._name)
         return self._loop
-
-    @staticmethod
-    def _main(loop: asyncio.AbstractEventLoop) -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            # The runner's close cancels what is left and shuts the loop down in order.
-            runner.get_loop().run_forever()
-
-
-def _stop(loop: asyncio.AbstractEventLoop) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(loop.stop)

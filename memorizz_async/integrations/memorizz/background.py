@@ -6,11 +6,11 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from memorizz_async.errors import ClosedError, LifecycleError
+from memorizz_async.threaded_loop import start_loop, stop_loop
 
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Any, Any, T]]
@@ -100,7 +100,7 @@ class BackgroundLoop:
                 try:
                     asyncio.run_coroutine_threadsafe(last(), loop).result()
                 finally:
-                    loop.call_soon_threadsafe(loop.stop)
+                    stop_loop(loop)
                     thread.join()
         finally:
             self._ended.set()
@@ -133,13 +133,7 @@ class BackgroundLoop:
         """The loop, running; the lock is held."""
         if self._loop is None:
             self._process = os.getpid()
-            self._loop = asyncio.new_event_loop()
-            # A daemon: a program that forgets to close must still be able to end.
-            self._thread = threading.Thread(
-                target=_serve, args=(self._loop,), name="memorizz-async loop", daemon=True
-            )
-            self._thread.start()
-            weakref.finalize(self, _stop, self._loop).atexit = False
+            self._loop, self._thread = start_loop(self, "memorizz-async loop")
         return self._loop
 
     @staticmethod
@@ -150,14 +144,3 @@ class BackgroundLoop:
 def _is_cancelling() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        # The runner's end cancels what is left, and shuts the loop down, which closes its client.
-        runner.get_loop().run_forever()
-
-
-def _stop(loop: asyncio.AbstractEventLoop) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(loop.stop)

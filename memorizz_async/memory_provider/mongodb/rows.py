@@ -199,17 +199,23 @@ def public_row(row: Row, memory_type: str) -> Row:
     }
     shown.update({name: value for name, value in row.items() if name not in shown})
     if shown.get("embedding") is not None:
-        try:
-            shown["embedding"] = stored_vector(shown["embedding"]).tolist()
-        except (TypeError, ValueError) as error:
-            raise StoredEmbeddingError(
-                "The stored embedding of a row cannot be read",
-                rows={shown["_id"]: str(error)},
-                count=1,
-                seen=f"row {shown['_id']}: {error}",
-                fix="ask without include_embedding, or embed the row again",
-            ) from error
+        shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])
     return shown
+
+
+def public_embedding(row_id: str, stored: Any) -> list[float]:
+    """A stored vector as it leaves the API. Raises StoredEmbeddingError, naming the row."""
+    try:
+        numbers: list[float] = stored_vector(stored).tolist()
+    except (TypeError, ValueError) as error:
+        raise StoredEmbeddingError(
+            "The stored embedding of a row cannot be read",
+            rows={row_id: str(error)},
+            count=1,
+            seen=f"row {row_id}: {error}",
+            fix="ask without include_embedding, or embed the row again",
+        ) from error
+    return numbers
 
 
 def collection_names(overrides: Mapping[str, str]) -> dict[MemoryType, str]:

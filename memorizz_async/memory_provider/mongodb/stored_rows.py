@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from bson import Binary, ObjectId
 
-from memorizz_async.errors import InvalidEmbeddingError, InvalidInputError, StoredEmbeddingError
+from memorizz_async.errors import InvalidEmbeddingError, InvalidInputError
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
     check_names,
     check_storable,
+    public_embedding,
     public_id,
     stored_id,
 )
@@ -112,14 +113,5 @@ def as_stored(row: Row) -> Row:
     """The row with the fields that it has: ids as strings, the embedding as `list[float]`."""
     shown = {**row, "_id": public_id(row["_id"])}
     if isinstance(shown.get("embedding"), Binary):
-        try:
-            shown["embedding"] = stored_vector(shown["embedding"]).tolist()
-        except (TypeError, ValueError) as error:
-            raise StoredEmbeddingError(
-                "The stored embedding of a row cannot be read",
-                rows={shown["_id"]: str(error)},
-                count=1,
-                seen=f"row {shown['_id']}: {error}",
-                fix="list without embeddings, or embed the row again",
-            ) from error
+        shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])
     return shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Set
 from dataclasses import dataclass
+from functools import cached_property
 from math import isnan
 from typing import Any
 
@@ -89,17 +90,20 @@ class Snapshot:
         """How many numbers a search multiplies."""
         return self._dimensions * sum(part.count for part in self._parts)
 
+    @cached_property
+    def _chosen(self) -> list[Positions | None]:
+        """Of each part the rows that are there and satisfy the condition; None for all."""
+        return [part.chosen(self._condition) for part in self._parts]
+
     def __len__(self) -> int:
-        chosen = (part.chosen(self._condition) for part in self._parts)
         return sum(
             part.count if at is None else len(at)
-            for part, at in zip(self._parts, chosen, strict=True)
+            for part, at in zip(self._parts, self._chosen, strict=True)
         )
 
     def rows(self) -> Iterator[NewRow]:
         """The rows, in no order."""
-        for part in self._parts:
-            at = part.chosen(self._condition)
+        for part, at in zip(self._parts, self._chosen, strict=True):
             for position in range(part.count) if at is None else at.tolist():
                 yield part.rows[position]
 
@@ -117,13 +121,12 @@ class Snapshot:
         """
         if not self._parts:
             return []
-        chosen = [part.chosen(self._condition) for part in self._parts]
-        keys, slack = self._keys(query, similarity, chosen)
+        keys, slack = self._keys(query, similarity)
         candidates = _candidates(keys, limit + len(without), slack)
         rated: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
         rows: list[NewRow] = []
         start = 0
-        for part, at in zip(self._parts, chosen, strict=True):
+        for part, at in zip(self._parts, self._chosen, strict=True):
             stop = start + (part.count if at is None else len(at))
             first, last = np.searchsorted(candidates, (start, stop))
             mine = candidates[first:last] - start
@@ -147,9 +150,7 @@ class Snapshot:
                 found.append((rows[position].row_id, value))
         return found
 
-    def _keys(
-        self, query: Vector, similarity: Similarity, chosen: list[Positions | None]
-    ) -> tuple[NDArray[np.float32], float]:
+    def _keys(self, query: Vector, similarity: Similarity) -> tuple[NDArray[np.float32], float]:
         """A number for each row, higher where it is more similar, and how far off that may be."""
         length = float(np.linalg.norm(query.astype(np.float64)))
         rounding = float(np.finfo(np.float32).eps) * (8 + self._dimensions**0.5)
@@ -167,7 +168,7 @@ class Snapshot:
             _product(part, at, query, similarity)
             if ordinary  # else every row is a candidate
             else np.zeros(part.count if at is None else len(at), dtype=np.float32)
-            for part, at in zip(self._parts, chosen, strict=True)
+            for part, at in zip(self._parts, self._chosen, strict=True)
         ]
         return np.concatenate(keys), slack
 
