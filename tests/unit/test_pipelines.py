@@ -345,6 +345,31 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         ],
     ),
     (
+        p.text_search_pipeline,
+        lambda: p.text_search_pipeline(
+            words="red",
+            scope={"memory_id": "m"},
+            limit=5,
+            now=NOW,
+            include_embedding=False,
+            order_only=True,
+        ),
+        [
+            {
+                "$match": {
+                    "$and": [
+                        {"$text": {"$search": "red"}},
+                        {"memory_id": "m"},
+                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                    ]
+                }
+            },
+            {"$sort": {"_memorizz_score": {"$meta": "textScore"}, "_id": 1}},
+            {"$limit": 5},
+            {"$project": {"embedding_model": 1, "_memorizz_score": {"$meta": "textScore"}}},
+        ],
+    ),
+    (
         p.memory_ids_pipeline,
         lambda: p.memory_ids_pipeline({"user_id": "u"}, 17),
         [

@@ -80,6 +80,9 @@ def test_a_table_finds_what_a_scan_finds(  # noqa: PLR0917 - hypothesis passes t
     assert len(table) == len(kept)
     assert before.best(asked, similarity, limit) == seen  # what a search sees stays as it was
     assert filtered.best(asked, similarity, limit) == passing
+    here, of_rows = table.vectors_of(range(-1, len(vectors)))
+    assert [number - 1 for number in here] == list(kept)
+    assert of_rows.tolist() == [vector.tolist() for vector in kept.values()]
     alive = {number: vector for number, vector in kept.items() if number not in expired}
     assert len(table.snapshot(9.0)) == len(alive)
     assert sorted(row.row_id for row in table.snapshot(9.0).rows()) == sorted(alive)

@@ -18,7 +18,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.asking import Model
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.explaining import explanation
 from memorizz_async.memory_provider.mongodb.filters import NO_ROW
-from memorizz_async.memory_provider.mongodb.hybrid import Recall
+from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.rows import public_row
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
@@ -151,17 +151,11 @@ class BatchSearch:
             consistency=query.consistency,
             trace=trace,
         )
-        vectors = partial(self._search.search, session.driver, session.residents)
+        vectors = partial(self._search.prepare, session.driver, session.residents)
+        recall = partial(self._recall.search, session.driver, vectors, query, call)
         if query.text is None:
-            return await self._recall.search(session.driver, vectors, query, request, call)
-        return await asking.answer(
-            query.text,
-            request,
-            vectors,
-            lambda checked, modelled: self._recall.search(
-                session.driver, checked, query, modelled, call
-            ),
-        )
+            return await recall(request)
+        return await asking.answer(query.text, request, recall)
 
 
 def _ms_since(started: float) -> float:

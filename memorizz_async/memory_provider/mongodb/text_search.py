@@ -89,9 +89,13 @@ class TextSearch:
         index: TextIndex,
         request: SearchRequest,
         words: str,
+        *,
+        order_only: bool = False,
     ) -> TextAnswer | str:
         """The rows of the request's scope and filter that have any of the words; why not, where
-        the index cannot be asked. The request's vector does not count. Raises DatabaseError.
+        the index cannot be asked. The request's vector does not count.
+
+        order_only: rows of `_id` and `embedding_model`, and nothing else. Raises DatabaseError.
         """
         search = text_query(words)
         if not search:
@@ -103,7 +107,7 @@ class TextSearch:
                 "is by memory_id"
             )
         parts = await asyncio.gather(
-            *(self._ask(driver, request, search, scope) for scope in scopes),
+            *(_ask(driver, request, search, scope, order_only) for scope in scopes),
             return_exceptions=True,
         )
         rows: list[tuple[Row, float]] = []
@@ -117,22 +121,24 @@ class TextSearch:
         rows.sort(key=lambda pair: -pair[1])
         return TextAnswer(rows[: request.limit], all(len(p) < request.limit for p in parts))  # type: ignore[arg-type]
 
-    async def _ask(
-        self, driver: Driver, request: SearchRequest, words: str, scope: Mapping[str, Any]
-    ) -> list[tuple[Row, float]]:
-        rows = await driver.aggregate(
-            request.collection,
-            text_search_pipeline(
-                words=words,
-                scope=scope,
-                limit=request.limit,
-                now=request.now,
-                include_embedding=request.include_embedding,
-                row_filter=for_find(request.filter),
-            ),
-            deadline=request.deadline,
-        )
-        return [(row, float(row.pop(SCORE_FIELD))) for row in rows]
+
+async def _ask(
+    driver: Driver, request: SearchRequest, words: str, scope: Mapping[str, Any], order_only: bool
+) -> list[tuple[Row, float]]:
+    rows = await driver.aggregate(
+        request.collection,
+        text_search_pipeline(
+            words=words,
+            scope=scope,
+            limit=request.limit,
+            now=request.now,
+            include_embedding=request.include_embedding,
+            row_filter=for_find(request.filter),
+            order_only=order_only,
+        ),
+        deadline=request.deadline,
+    )
+    return [(row, float(row.pop(SCORE_FIELD))) for row in rows]
 
 
 async def _scopes(

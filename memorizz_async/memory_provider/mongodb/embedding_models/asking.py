@@ -7,10 +7,9 @@ given: reading it again, once a second, runs beside the work and costs no recall
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
@@ -32,8 +31,7 @@ from memorizz_async.vectors import Vector
 
 _ROUNDS = 4
 
-ByVector = Callable[[SearchRequest], Coroutine[Any, Any, SearchAnswer]]
-Recall = Callable[[ByVector, SearchRequest], Awaitable[SearchAnswer]]
+Recall = Callable[[SearchRequest], Awaitable[SearchAnswer]]
 
 
 class ModelledQueries:
@@ -76,26 +74,23 @@ class ModelledQueries:
             if not self._reading.cancelled():
                 self._reading.exception()  # seen: whoever needed the outcome has had it
 
-    async def answer(
-        self, text: str, request: SearchRequest, search: ByVector, recall: Recall
-    ) -> SearchAnswer:
+    async def answer(self, text: str, request: SearchRequest, recall: Recall) -> SearchAnswer:
         """The rows for a text, compared with vectors of their own model.
 
-        search: by vector. recall: the whole recall, by a search that it is given.
         Raises EmbeddingModelMismatchError, StoredEmbeddingError, EmbeddingError, DatabaseError.
         """
         plan = self._guard.assumed(request.collection)
         for _ in range(_ROUNDS):
             modelled = await self._modelled(text, request, plan)
             try:
-                answer = await recall(partial(_checked, search), modelled)
+                answer = await recall(modelled)
             except StoredEmbeddingError as error:
                 # Another process may have changed the model; or this is how things are.
                 now = await self._guard.doubted(self._driver, request.collection, request.deadline)
                 if now == plan:
                     if not isinstance(error, EmbeddingModelMismatchError):
                         raise
-                    return await self._without_strays(error, modelled, search, recall)
+                    return await self._without_strays(error, modelled, recall)
             else:
                 now = await self._confirmed(request)
                 if now == plan:
@@ -111,14 +106,13 @@ class ModelledQueries:
         self,
         error: EmbeddingModelMismatchError,
         request: SearchRequest,
-        search: ByVector,
         recall: Recall,
     ) -> SearchAnswer:
         """The rows of the query's model, and in `unsearchable` those that are of another."""
         assert request.model is not None
         rows: dict[str, str | None] = dict(error.rows)
         report = self._guard.words.strays(request.collection, rows, request.model)
-        answer = await recall(search, replace(request, only=comparable_with(request.model)))
+        answer = await recall(replace(request, only=comparable_with(request.model)))
         if not answer.rows:
             raise report
         return replace(answer, unsearchable=answer.unsearchable or report)
@@ -166,24 +160,3 @@ def _embedders_of(plan: Plan) -> list[Embedder]:
     if plan.target_embedder is None:
         return [plan.embedder]
     return [plan.embedder, plan.target_embedder]
-
-
-async def _checked(search: ByVector, request: SearchRequest) -> SearchAnswer:
-    """The answer, unless any of its rows is of another model than the query."""
-    answer = await search(request)
-    if request.changing is not None:
-        return answer
-    usual = (None, request.model)
-    strays = {
-        str(row["_id"]): str(row.get("embedding_model"))
-        for row, _ in answer.rows
-        if row.get("embedding_model") not in usual
-    }
-    if strays:
-        raise EmbeddingModelMismatchError(
-            f"Rows of {request.collection!r} are of another embedding model than the query",
-            rows=strays,
-            count=len(strays),
-            model=request.model,
-        )
-    return answer

@@ -46,19 +46,23 @@ def text_search_pipeline(
     now: datetime,
     include_embedding: bool,
     row_filter: Mapping[str, Any] | None = None,
+    order_only: bool = False,
 ) -> list[Document]:
     """`$text` inside the tenant and the caller's filter, the best first; of equals the one that was
     written first.
+
+    order_only: of each row the `_id`, the score and the embedding model, and nothing else.
     """
     score = {"$meta": "textScore"}
     pipeline: list[Document] = [
         {"$match": all_of({"$text": {"$search": words}}, scope, row_filter or {}, alive(now))},
         {"$sort": {SCORE_FIELD: score, "_id": 1}},
         {"$limit": limit},
-        {"$set": {SCORE_FIELD: score}},
     ]
-    pipeline.append({"$unset": STAGED if include_embedding else ["embedding", STAGED]})
-    return pipeline
+    if order_only:
+        return [*pipeline, {"$project": {"embedding_model": 1, SCORE_FIELD: score}}]
+    unset = STAGED if include_embedding else ["embedding", STAGED]
+    return [*pipeline, {"$set": {SCORE_FIELD: score}}, {"$unset": unset}]
 
 
 def memory_ids_pipeline(scope: Mapping[str, Any], limit: int) -> list[Document]:

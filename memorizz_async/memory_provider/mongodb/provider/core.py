@@ -15,7 +15,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelG
 from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Words
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
-from memorizz_async.memory_provider.mongodb.hybrid import Recall
+from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.rows import collection_names
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.retrieval.reranking import Reranker

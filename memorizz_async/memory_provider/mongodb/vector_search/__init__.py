@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from bson import Timestamp
@@ -21,12 +22,16 @@ from memorizz_async.memory_provider.mongodb.vector_search import (
     index_state,
     scan,
 )
+from memorizz_async.memory_provider.mongodb.vector_search.own_model import refuse_others
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
     step,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.resident import ResidentStore
+from memorizz_async.memory_provider.mongodb.vector_search.resident_ranking import (
+    ResidentRanking,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +45,30 @@ may have been given another similarity meanwhile, which no answer shows."""
 
 
 _NO_EXISTS = "$vectorSearch of this age of server cannot ask for rows that have no owner"
+
+
+class PreparedSearch:
+    """One search whose strategy is chosen.
+
+    ranking: how the rows rank, where that is known in memory: for who wants fewer rows than ranks.
+    """
+
+    def __init__(
+        self,
+        request: SearchRequest,
+        work: Callable[[], Awaitable[SearchAnswer]],
+        ranking: ResidentRanking | None = None,
+    ) -> None:
+        self._request, self._work = request, work
+        self.ranking = ranking
+
+    async def search(self) -> SearchAnswer:
+        """The best rows. Raises DatabaseError, StoredEmbeddingError, and of those
+        EmbeddingModelMismatchError where one of the rows is of another model than the query.
+        """
+        answer = await self._work()
+        refuse_others(self._request, (row for row, _ in answer.rows))
+        return answer
 
 
 class VectorSearch:
@@ -74,29 +103,58 @@ class VectorSearch:
         self, driver: Driver, residents: ResidentStore, request: SearchRequest
     ) -> SearchAnswer:
         """The best rows of the scope. Raises DatabaseError and StoredEmbeddingError."""
+        prepared = await self.prepare(driver, residents, request)
+        return await prepared.search()
+
+    async def prepare(
+        self, driver: Driver, residents: ResidentStore, request: SearchRequest
+    ) -> PreparedSearch:
+        """Choose the strategy of a search, and do what comes before it. Raises DatabaseError."""
         if request.changing is not None:
             _note(request, "rows are changing their embedding model: each by its own", None)
-            return await halves.search(driver, request)
+            return PreparedSearch(request, partial(halves.search, driver, request))
         if request.only:
             _note(request, "rows of other embedding models are left out", None)
-            return await scan.search(driver, request)
+            return PreparedSearch(request, partial(scan.search, driver, request))
         if request.consistency == "strong":
             _note(request, "consistency is 'strong': the server was asked", None)
-            return await scan.search(driver, request)
+            return PreparedSearch(request, partial(scan.search, driver, request))
         with step(request.trace, "choice of the strategy"):
             why_not = await self.why_not_the_index(driver, request)
         if why_not is None:
-            answer = await self._by_index(driver, request)
-            if isinstance(answer, SearchAnswer):
-                _note(request, f"{self.index_name!r} serves it", self.index_name)
-                return answer
-            why_not = answer
-        _note(request, why_not, None)
+            by_index = partial(self._by_index_or_exactly, driver, residents, request)
+            return PreparedSearch(request, by_index)
+        return await self._exactly(driver, residents, request, why_not)
+
+    async def _exactly(
+        self, driver: Driver, residents: ResidentStore, request: SearchRequest, why: str
+    ) -> PreparedSearch:
+        """A search in memory, else a scan. why: why it is not by the index."""
+        _note(request, why, None)
         if self._strategy != "scan":
-            found = await residents.search(request, self._written.get(request.collection))
-            if isinstance(found, SearchAnswer):
-                return found
-            _note(request, f"{why_not}; {found}", None)
+            ranking = await residents.ranking(request, self._written.get(request.collection))
+            if isinstance(ranking, ResidentRanking):
+                in_memory = partial(self._in_memory, driver, request, ranking, why)
+                return PreparedSearch(request, in_memory, ranking)
+            _note(request, f"{why}; {ranking}", None)
+        return PreparedSearch(request, partial(scan.search, driver, request))
+
+    async def _by_index_or_exactly(
+        self, driver: Driver, residents: ResidentStore, request: SearchRequest
+    ) -> SearchAnswer:
+        answer = await self._by_index(driver, request)
+        if isinstance(answer, SearchAnswer):
+            _note(request, f"{self.index_name!r} serves it", self.index_name)
+            return answer
+        return await (await self._exactly(driver, residents, request, answer)).search()
+
+    async def _in_memory(
+        self, driver: Driver, request: SearchRequest, ranking: ResidentRanking, why: str
+    ) -> SearchAnswer:
+        found = await ranking.search()
+        if isinstance(found, SearchAnswer):
+            return found
+        _note(request, f"{why}; {found}", None)
         return await scan.search(driver, request)
 
     def written(self, collection: str, at: Timestamp) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence, Set
 from typing import Any
 
 import bson
@@ -10,10 +10,15 @@ from bson import ObjectId
 
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
-from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
+from memorizz_async.memory_provider.mongodb.vector_search.request import (
+    SearchRequest,
+    step,
+)
 
 Found = Sequence[tuple[Any, float]]
 """Ids and scores, the best first."""
+
+_ROUNDS = 3
 
 
 def key_of(row_id: Any) -> Hashable:
@@ -42,3 +47,30 @@ async def hit_rows(
     by_key = {key_of(row["_id"]): row for row in rows}
     scored = ((key_of(row_id), score) for row_id, score in found)
     return {key: (by_key[key], score) for key, score in scored if key in by_key}
+
+
+async def rows_of_the_best(
+    driver: Driver,
+    request: SearchRequest,
+    best: Callable[[Set[Hashable]], Awaitable[Found]],
+) -> list[tuple[dict[str, Any], float]] | None:
+    """The rows of what is the best in memory, with their scores, the best first.
+
+    best: what to read, without the rows of some keys: those were not there any more, which what is
+        in memory has yet to hear of, and the next best stand in for them.
+
+    None where too many are gone: much changes in this very moment.
+    """
+    rows: dict[Hashable, tuple[dict[str, Any], float]] = {}
+    gone: set[Hashable] = set()
+    for _ in range(_ROUNDS):
+        found = await best(gone)
+        keys = [key_of(row_id) for row_id, _ in found]
+        wanted = [hit for hit, key in zip(found, keys, strict=True) if key not in rows]
+        with step(request.trace, "rows of the hits"):
+            rows.update(await hit_rows(driver, request, wanted))
+        missing = {key for key in keys if key not in rows}
+        if not missing:
+            return [rows[key] for key in keys]
+        gone |= missing
+    return None

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -25,22 +25,16 @@ from bson import Timestamp
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import DatabaseError, StoredEmbeddingError
-from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, fields_by_type, paths_of
-from memorizz_async.memory_provider.mongodb.pipelines import (
-    id_projection,
-    resident_projection,
-    rows_by_id_filter,
-    scan_filter,
-)
+from memorizz_async.errors import DatabaseError
+from memorizz_async.memory_provider.mongodb.filters import fields_by_type, paths_of
+from memorizz_async.memory_provider.mongodb.pipelines import resident_projection, scan_filter
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
 from memorizz_async.memory_provider.mongodb.vector_search.change_feed import ChangeFeed
 from memorizz_async.memory_provider.mongodb.vector_search.held_scopes import HeldScopes, Paths
-from memorizz_async.memory_provider.mongodb.vector_search.hits import hit_rows, key_of
-from memorizz_async.memory_provider.mongodb.vector_search.request import (
-    SearchAnswer,
-    SearchRequest,
-    step,
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
+from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest, step
+from memorizz_async.memory_provider.mongodb.vector_search.resident_ranking import (
+    ResidentRanking,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.resident_scope import (
     ResidentScope,
@@ -50,23 +44,16 @@ from memorizz_async.memory_provider.mongodb.vector_search.scan import batch_size
 
 log = logging.getLogger(__name__)
 
-NAME = "resident"
-
-_ON_THE_LOOP = 8_000_000
-"""So many numbers take a millisecond, and the detour through a thread as long on a busy machine.
-More go to a worker thread; numpy lets the loop run meanwhile.
-"""
 _OWN_WRITE_S = 0.25
 """How long a search waits for the stream to bring this provider's own last write."""
 _AT_A_STRETCH_S = 0.002
 _SLOWER = 4
 """So many times longer a row takes to load with fields beside the vector: they are decoded."""
-_ROUNDS = 3
 _BEGINNING = Timestamp(1, 1)
 
 
 class ResidentStore:
-    """Searches the scopes that are in memory, of one provider on one event loop, and loads them."""
+    """The scopes that are in memory, of one provider on one event loop: loads and follows them."""
 
     def __init__(self, driver: Driver, config: MongoDBConfig, collections: Sequence[str]) -> None:
         self._driver = driver
@@ -82,17 +69,23 @@ class ResidentStore:
         self._loads: dict[ScopeName, asyncio.Task[ResidentScope | None]] = {}
         self.held = HeldScopes(config.resident_memory_mb)
 
-    async def search(self, request: SearchRequest, written: Timestamp | None) -> SearchAnswer | str:
-        """The best rows of the scope, as a scan would find them, or why a scan has to.
+    async def ranking(
+        self, request: SearchRequest, written: Timestamp | None
+    ) -> ResidentRanking | str:
+        """How the rows of the scope rank by the request, or why a scan has to say.
 
         written: the logical time of the last write that the answer must know of.
 
-        Raises StoredEmbeddingError where the scope has vectors and none can be compared with the
-        query, and DatabaseError.
+        Raises DatabaseError.
         """
         with step(request.trace, "scope in memory"):
             scope = await self._up_to_date(request, written)
-        return scope if isinstance(scope, str) else await self._answer(scope, request)
+        if isinstance(scope, str):
+            return scope
+        ranking = ResidentRanking(self._driver, scope, request)
+        if (path := ranking.cannot_tell) is not None:
+            return f"{path!r} has values that only the server compares"
+        return ranking
 
     async def caught_up(self, deadline: Deadline) -> bool:
         """Wait until all that the server has done so far is known here; False where it has no
@@ -149,48 +142,6 @@ class ResidentStore:
         if scope.dropped or not self.feed.live:
             return "what was in memory was given up, or the change stream broke"
         return scope
-
-    async def _answer(self, scope: ResidentScope, request: SearchRequest) -> SearchAnswer | str:
-        dimensions, now_ms = request.vector.size, request.now.timestamp() * 1000
-        if (path := scope.cannot_tell(request.filter, now_ms)) is not None:
-            return f"{path!r} has values that only the server compares"
-        snapshot = scope.snapshot(dimensions, now_ms, request.filter)
-        unsearchable = scope.unsearchable(dimensions, now_ms, request.filter)
-        report = unsearchable.error(request.collection, dimensions)
-        rows: dict[Hashable, tuple[dict[str, Any], float]] = {}
-        gone: set[Hashable] = set()
-        for _ in range(_ROUNDS):
-            arguments = (request.vector, request.similarity, request.limit, gone)
-            with step(request.trace, "search in memory"):
-                if snapshot.numbers <= _ON_THE_LOOP:
-                    found = snapshot.best(*arguments)
-                else:
-                    found = await asyncio.to_thread(snapshot.best, *arguments)
-            if not found:
-                return await self._nothing(request, report)
-            keys = [key_of(row_id) for row_id, _ in found]
-            wanted = [hit for hit, key in zip(found, keys, strict=True) if key not in rows]
-            with step(request.trace, "rows of the hits"):
-                rows.update(await hit_rows(self._driver, request, wanted))
-            missing = {key for key in keys if key not in rows}
-            if not missing:
-                return SearchAnswer(NAME, [rows[key] for key in keys], report)
-            gone |= missing  # the stream has yet to bring that; the next best stand in
-        return "much has changed in this very moment"
-
-    async def _nothing(
-        self, request: SearchRequest, report: StoredEmbeddingError | None
-    ) -> SearchAnswer | str:
-        """Nothing is said without having asked: the server may be gone."""
-        if report is not None or request.filter == EVERY_ROW:
-            return "nothing in memory, and the server was asked"  # a scan of nothing costs little
-        await self._driver.find(
-            request.collection,
-            rows_by_id_filter([], request.scope, request.now),
-            projection=id_projection(),
-            deadline=request.deadline,
-        )
-        return SearchAnswer(NAME, [])
 
     async def _scope(self, request: SearchRequest, operation: str) -> ResidentScope | None:
         """The scope in memory, loaded by whoever asks first; None where it cannot be there."""

@@ -124,6 +124,17 @@ class VectorTable:
         place = self._places.get(key)
         return None if place is None else int(place[0].order[place[1]])
 
+    def vectors_of(self, keys: Sequence[Hashable]) -> tuple[list[int], Matrix]:
+        """Which of the rows are here, by position, and their vectors, copied: shape (rows that are,
+        dimensions).
+        """
+        here = [at for at, key in enumerate(keys) if key in self._places]
+        vectors = np.empty((len(here), self.dimensions), dtype=np.float32)
+        for into, at in enumerate(here):
+            chunk, position = self._places[keys[at]]
+            vectors[into] = chunk.matrix[position]
+        return here, vectors
+
     def add(
         self, vectors: Matrix, rows: Sequence[NewRow], values: Sequence[RowValues] = ()
     ) -> None:

@@ -126,6 +126,17 @@ class ResidentScope:
             table = VectorTable(dimensions)
         return table.snapshot(now_ms, condition)
 
+    def vectors_of(
+        self, dimensions: int, keys: Sequence[Hashable]
+    ) -> tuple[list[int], NDArray[np.float32]]:
+        """Which of the rows have a vector of so many dimensions now, by position, and the vectors,
+        of shape (rows that have one, dimensions).
+        """
+        table = self._tables.get(dimensions)
+        if table is None:
+            return [], np.empty((0, dimensions), dtype=np.float32)
+        return table.vectors_of(keys)
+
     def cannot_tell(self, condition: Condition, now_ms: float) -> str | None:
         """A path of the condition at which some row has values that are compared on the server
         only; None where every row can be decided here.
