@@ -158,6 +158,64 @@ async def test_a_winner_of_another_model_is_named_and_not_returned(
     assert hits.unsearchable.rows == {"stray": "of the model third/8"}
 
 
+async def test_candidates_of_another_model_are_named_though_none_of_them_wins(
+    provider: AsyncMongoDBProvider, other: Any, mongod: Any, db_name: str
+) -> None:
+    """Their scores mean nothing, and would shift those of the others: the order is the scan's."""
+    asked, names = vector_of("zebra"), ["zebra", "boat zebra", "zebra red", "door", "boat", "red"]
+    away = ASIDE - asked * (ASIDE @ asked) / (asked @ asked)
+    own = [{"content": f"{name} {n}", "embedding": asked + n / 9 * away} for n, name in
+           enumerate(names * 2)]  # fmt: skip
+    await provider.store_many_async(own, KB, memory_id="m")
+    stray = {"content": "x", "embedding": to_bson(away), "memory_id": "m"}
+    other.insert_many([{**stray, "_id": n, "embedding_model": "third/8"} for n in range(30)])
+    session = await provider._connection.session()
+    assert await session.residents.caught_up(Deadline.after(20_000))
+    scanning = MongoDBConfig(mongod.uri, db_name, search_strategy="scan")
+    async with AsyncMongoDBProvider(scanning, embedding_provider=CountingEmbedder()) as scanner:
+        answers = [await ask(each, query_embedding=None) for each in (provider, scanner)]
+    first, second = ([(hit["_id"], hit["fused_score"]) for hit in hits] for hits in answers)
+    assert len(first) == 5
+    assert first == second
+    for hits in answers:
+        assert isinstance(hits.unsearchable, EmbeddingModelMismatchError)
+        assert hits.unsearchable.count == 30
+
+
+async def test_a_type_without_rows_costs_no_second_question(mongod: Any, db_name: str) -> None:
+    """Words and vectors are asked once each, side by side: an agent's types are often empty."""
+    with WireProxy(mongod.host, mongod.port).in_thread() as proxy:
+        config = MongoDBConfig(proxy.uri, db_name)
+        async with AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder()) as provider:
+            await provider.ensure_indexes_async([KB])
+            await ask(provider)
+            proxy.seen.clear()
+            hits = await ask(provider)
+            assert sorted(command.name for command in proxy.seen) == ["aggregate", "find"]
+    assert (hits.mode, list(hits)) == ("hybrid", [])
+
+
+async def test_where_all_that_can_be_compared_is_gone_the_server_says_what_is_left(
+    provider: AsyncMongoDBProvider, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory, which has yet to hear of it, gives no empty answer of its own."""
+    ids = await provider.store_many_async(["a zebra", "a boat"], KB, memory_id="m")
+    other.insert_one({"content": "x", "embedding": [1.0, 2.0], "memory_id": "m"})
+    session = await provider._connection.session()
+    assert await session.residents.caught_up(Deadline.after(20_000))
+    assert len(await ask(provider)) == 2
+    await deaf(provider, monkeypatch)
+    real = hybrid.rows_of_the_best
+
+    async def after_a_deletion(*arguments: Any) -> Any:
+        other.delete_many({"_id": {"$in": [ObjectId(row_id) for row_id in ids]}})
+        return await real(*arguments)
+
+    monkeypatch.setattr(hybrid, "rows_of_the_best", after_a_deletion)
+    with pytest.raises(StoredEmbeddingError, match="2 numbers"):
+        await ask(provider)
+
+
 async def test_a_lost_server_is_an_error_and_no_empty_answer(
     provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

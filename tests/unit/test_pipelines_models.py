@@ -115,6 +115,12 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         lambda: q.comparable_with("m"),
         {"embedding_model": {"$in": ["m", None]}},
     ),
+    (
+        q.not_comparable_with,
+        lambda: q.not_comparable_with("m"),
+        {"embedding_model": {"$nin": ["m", None]}},
+    ),
+    (q.model_alone_projection, q.model_alone_projection, {"embedding_model": 1}),
     (q.with_vector_of_another, lambda: q.with_vector_of_another("m"), ANOTHER),
     (q.to_embed_filter, lambda: q.to_embed_filter("m"), {"$and": TO_EMBED}),
     (

@@ -151,8 +151,8 @@ class BatchSearch:
             consistency=query.consistency,
             trace=trace,
         )
-        vectors = partial(self._search.prepare, session.driver, session.residents)
-        recall = partial(self._recall.search, session.driver, vectors, query, call)
+        prepare = partial(self._search.prepare, session.driver, session.residents)
+        recall = partial(self._recall.search, session.driver, prepare, query, call)
         if query.text is None:
             return await recall(request)
         return await asking.answer(query.text, request, recall)

@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 
 from memorizz_async.config import FusionName
 from memorizz_async.errors import UnsupportedOperationError
+from memorizz_async.memory_provider.mongodb.pipelines import all_of, rows_by_id_filter
+from memorizz_async.memory_provider.mongodb.pipelines.models import (
+    model_alone_projection,
+    not_comparable_with,
+)
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.text_search import (
@@ -33,7 +38,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.hits import (
     key_of,
     rows_of_the_best,
 )
-from memorizz_async.memory_provider.mongodb.vector_search.own_model import is_of_it, refuse_others
+from memorizz_async.memory_provider.mongodb.vector_search.own_model import comparable, refuse_others
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -49,6 +54,8 @@ from memorizz_async.validation import MAX_LIMIT
 from memorizz_async.vectors import Vector, stored_vector
 
 _AT_LEAST, _TIMES_THE_LIMIT = 50, 5
+_MOST_BY_IDS = 1_000
+"""With more candidates, comparing and fusing them takes the loop too long: a thread does it."""
 
 Row = dict[str, Any]
 Prepare = Callable[[SearchRequest], Awaitable[PreparedSearch]]
@@ -60,6 +67,7 @@ class Standing(NamedTuple):
     none of them.
     """
 
+    key: Hashable
     row_id: Any
     vector: float
     text: float
@@ -107,7 +115,7 @@ class HybridSearch:
         wide = wider(self.request, candidates_for(self.request.limit))
         prepared = await prepare(wide)
         answer = None
-        if prepared.ranking is not None:
+        if prepared.ranking is not None and wide.limit <= _MOST_BY_IDS:
             answer = await self._by_ids(wide, prepared, prepared.ranking)
         return answer or await self._by_rows(wide, prepared)
 
@@ -116,9 +124,10 @@ class HybridSearch:
     ) -> SearchAnswer | None:
         """Rank by what is in memory and by the words' scores, then read the winners.
 
-        None where nothing in memory can be compared, or too many of the winners are gone.
+        None where nothing passes the filter in memory, or too many of the winners are gone.
         """
-        by_words, best = await _both(self._words(wide, order_only=True), ranking.best())
+        words = self._words(wide, order_only=True)
+        by_words, best = await _both(words, self._best(wide, ranking))
         if isinstance(by_words, str):
             return self._without_words(by_words, await prepared.search())
         if not best:
@@ -129,21 +138,43 @@ class HybridSearch:
             keys = [key_of(row["_id"]) for row in others]
             scores_of_others = ranking.scores_of(keys).tolist()
             for key, row, score in zip(keys, others, scores_of_others, strict=True):
-                found[key] = (row["_id"], score if is_of_it(wide, row) else np.nan)
+                found[key] = (row["_id"], score if comparable(wide, row) else np.nan)
             order = self._order(found, by_words)
 
         async def winners(without: Set[Hashable]) -> Found:
-            left = ((one.row_id, one.vector) for one in order if key_of(one.row_id) not in without)
+            left = ((one.row_id, one.vector) for one in order if one.key not in without)
             return list(islice(left, self.request.limit))
 
         rows = await rows_of_the_best(self.driver, self.request, winners)
-        if rows is None:
+        if rows is None or len(rows) < min(self.request.limit, len(order)):
             return None
         refuse_others(wide, (row for row, score in rows if not isnan(score)))
         in_hand = {key_of(row["_id"]): row for row, _ in rows}
-        won = [one for one in order if key_of(one.row_id) in in_hand]
+        won = [one for one in order if one.key in in_hand]
         self._explain(won, {ranking.name: best, NAME: _ids(by_words.rows)})
         return SearchAnswer(ranking.name, _shown(won, in_hand), ranking.unsearchable, "hybrid")
+
+    async def _best(self, wide: SearchRequest, ranking: ResidentRanking) -> Found:
+        """The candidates by their vectors; an error where one is of another model than the query.
+
+        Memory knows no models. A candidate that does not win counts, too: its score, which means
+        nothing, would shift what the others' are measured by.
+        """
+        best = await ranking.best()
+        if best and wide.model is not None:
+            with step(wide.trace, "models of the candidates"):
+                ids = [row_id for row_id, _ in best]
+                strays = await self.driver.find(
+                    wide.collection,
+                    all_of(
+                        rows_by_id_filter(ids, wide.conditions, wide.now),
+                        not_comparable_with(wide.model),
+                    ),
+                    projection=model_alone_projection(),
+                    deadline=wide.deadline,
+                )
+            refuse_others(wide, strays)
+        return best
 
     async def _by_rows(self, wide: SearchRequest, prepared: PreparedSearch) -> SearchAnswer:
         """Rank the rows that both searches bring."""
@@ -197,10 +228,11 @@ class HybridSearch:
         if self.fusion == "zscore" and by_words.complete:
             known = np.nan_to_num(text, nan=0.0)  # that a row has none of the words is known, too
         fused = FUSIONS[self.fusion](vector, known)
-        ids = [row_id for row_id, _ in found.values()]
+        named = [(key, row_id) for key, (row_id, _) in found.items()]
         best = np.argsort(-fused, kind="stable")
         columns = (vector[best].tolist(), text[best].tolist(), fused[best].tolist())
-        return list(map(Standing, (ids[at] for at in best.tolist()), *columns))
+        ordered = (named[at] for at in best.tolist())
+        return [Standing(*name, *each) for name, *each in zip(ordered, *columns, strict=True)]
 
     def _explain(self, won: Sequence[Standing], found: Mapping[str, Found]) -> None:
         """Note how each search found each of the winners, where it did."""
@@ -213,7 +245,7 @@ class HybridSearch:
             for rank, (row_id, score) in enumerate(ranked, start=1):
                 key = key_of(row_id)
                 ways[key] = (*ways.get(key, ()), FoundBy(how, rank, score))
-        trace.found_by = [ways[key_of(one.row_id)] for one in won]
+        trace.found_by = [ways[one.key] for one in won]
 
 
 async def _both(
@@ -234,7 +266,7 @@ def _shown(won: Sequence[Standing], rows: Mapping[Hashable, Row]) -> list[tuple[
     """The rows of the winners with all their scores; 0 for one that is not known."""
     shown = []
     for one in won:
-        row = rows[key_of(one.row_id)]
+        row = rows[one.key]
         row["text_score"] = 0.0 if isnan(one.text) else one.text
         row["fused_score"] = one.fused
         shown.append((row, 0.0 if isnan(one.vector) else one.vector))
@@ -267,7 +299,7 @@ def _by_query(rows: Sequence[Row], request: SearchRequest) -> list[tuple[Vector,
     """The query's vectors, each with the positions of the rows that are of its model."""
     changing = request.changing
     if changing is None:
-        return [(request.vector, [at for at, row in enumerate(rows) if is_of_it(request, row)])]
+        return [(request.vector, [at for at, row in enumerate(rows) if comparable(request, row)])]
     new = [at for at, row in enumerate(rows) if row.get("embedding_model") == changing.model]
     old = sorted(set(range(len(rows))) - set(new))
     return [(request.vector, old), (changing.vector, new)]

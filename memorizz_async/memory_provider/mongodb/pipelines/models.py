@@ -67,6 +67,11 @@ def model_projection() -> Document:
     return {"embedding": 1, "embedding_model": 1}
 
 
+def model_alone_projection() -> Document:
+    """The model that a vector names, without the vector."""
+    return {"embedding_model": 1}
+
+
 # -- changing it: the lease -------------------------------------------------------------------
 
 
@@ -139,6 +144,11 @@ def not_of_model(model: str) -> Document:
 def comparable_with(model: str) -> Document:
     """Rows whose vector is of a model, or does not say of which."""
     return {"embedding_model": {"$in": [model, None]}}
+
+
+def not_comparable_with(model: str) -> Document:
+    """Rows that name another model."""
+    return {"embedding_model": {"$nin": [model, None]}}
 
 
 def with_vector_of_another(model: str) -> Document:

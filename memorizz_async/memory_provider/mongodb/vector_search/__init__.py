@@ -50,7 +50,7 @@ _NO_EXISTS = "$vectorSearch of this age of server cannot ask for rows that have 
 class PreparedSearch:
     """One search whose strategy is chosen.
 
-    ranking: how the rows rank, where that is known in memory: for who wants fewer rows than ranks.
+    ranking: how the rows rank, where there are any in memory: for who wants fewer rows than ranks.
     """
 
     def __init__(
@@ -99,13 +99,6 @@ class VectorSearch:
         self._written: dict[str, Timestamp] = {}
         self._written_lock = threading.Lock()  # a provider may be used from loops in many threads
 
-    async def search(
-        self, driver: Driver, residents: ResidentStore, request: SearchRequest
-    ) -> SearchAnswer:
-        """The best rows of the scope. Raises DatabaseError and StoredEmbeddingError."""
-        prepared = await self.prepare(driver, residents, request)
-        return await prepared.search()
-
     async def prepare(
         self, driver: Driver, residents: ResidentStore, request: SearchRequest
     ) -> PreparedSearch:
@@ -135,7 +128,7 @@ class VectorSearch:
             ranking = await residents.ranking(request, self._written.get(request.collection))
             if isinstance(ranking, ResidentRanking):
                 in_memory = partial(self._in_memory, driver, request, ranking, why)
-                return PreparedSearch(request, in_memory, ranking)
+                return PreparedSearch(request, in_memory, ranking if ranking.has_rows else None)
             _note(request, f"{why}; {ranking}", None)
         return PreparedSearch(request, partial(scan.search, driver, request))
 

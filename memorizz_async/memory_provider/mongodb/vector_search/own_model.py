@@ -9,7 +9,7 @@ from memorizz_async.errors import EmbeddingModelMismatchError
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 
 
-def is_of_it(request: SearchRequest, row: Mapping[str, Any]) -> bool:
+def comparable(request: SearchRequest, row: Mapping[str, Any]) -> bool:
     """Whether the vector of the row is of the query's model, for all that either says of it."""
     return request.model is None or row.get("embedding_model") in (None, request.model)
 
@@ -23,7 +23,7 @@ def refuse_others(request: SearchRequest, rows: Iterable[Mapping[str, Any]]) -> 
     if request.model is None or request.changing is not None or request.only:
         return
     strays = {
-        str(row["_id"]): str(row["embedding_model"]) for row in rows if not is_of_it(request, row)
+        str(row["_id"]): str(row["embedding_model"]) for row in rows if not comparable(request, row)
     }
     if strays:
         raise EmbeddingModelMismatchError(

@@ -82,10 +82,10 @@ class ResidentStore:
             scope = await self._up_to_date(request, written)
         if isinstance(scope, str):
             return scope
-        ranking = ResidentRanking(self._driver, scope, request)
-        if (path := ranking.cannot_tell) is not None:
+        path = scope.cannot_tell(request.filter, request.now.timestamp() * 1000)
+        if path is not None:
             return f"{path!r} has values that only the server compares"
-        return ranking
+        return ResidentRanking(self._driver, scope, request)
 
     async def caught_up(self, deadline: Deadline) -> bool:
         """Wait until all that the server has done so far is known here; False where it has no

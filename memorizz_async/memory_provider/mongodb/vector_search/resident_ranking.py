@@ -31,8 +31,6 @@ More go to a worker thread; numpy lets the loop run meanwhile.
 class ResidentRanking:
     """One query of a scope in memory, as that is at the moment when this is made.
 
-    cannot_tell: a path of the request's filter that is compared on the server only; None where all
-        rows can be decided here, without which nothing else holds.
     unsearchable: the rows that cannot be compared with the query, if there are any.
     """
 
@@ -41,13 +39,20 @@ class ResidentRanking:
     def __init__(self, driver: Driver, scope: ResidentScope, request: SearchRequest) -> None:
         self._driver, self._scope, self._request = driver, scope, request
         dimensions, now_ms = request.vector.size, request.now.timestamp() * 1000
-        self.cannot_tell = scope.cannot_tell(request.filter, now_ms)
         self._snapshot = scope.snapshot(dimensions, now_ms, request.filter)
         found = scope.unsearchable(dimensions, now_ms, request.filter)
         self.unsearchable = found.error(request.collection, dimensions)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether the scope has rows that can be compared, whatever a filter says of them."""
+        return self._snapshot.numbers > 0
+
     async def best(self, without: Set[Hashable] = frozenset()) -> Found:
-        """The best `limit` rows of the request, as a scan would find them; without some keys."""
+        """The best `limit` rows of the request, as a scan would find them; without some keys.
+
+        Of whatever model they are, which is not known here: see `own_model.refuse_others`.
+        """
         request = self._request
         arguments = (request.vector, request.similarity, request.limit, without)
         with step(request.trace, "search in memory"):
