@@ -134,12 +134,12 @@ class HybridSearch:
             return None
         with step(wide.trace, "fusion"):
             found = {key_of(row_id): (row_id, score) for row_id, score in best}
-            others = [row for row, _ in by_words.rows if key_of(row["_id"]) not in found]
-            keys = [key_of(row["_id"]) for row in others]
-            scores_of_others = ranking.scores_of(keys).tolist()
-            for key, row, score in zip(keys, others, scores_of_others, strict=True):
+            of_words = {key_of(row["_id"]): (row, score) for row, score in by_words.rows}
+            others = [key for key in of_words if key not in found]
+            for key, score in zip(others, ranking.scores_of(others).tolist(), strict=True):
+                row = of_words[key][0]
                 found[key] = (row["_id"], score if comparable(wide, row) else np.nan)
-            order = self._order(found, by_words)
+            order = self._order(found, of_words, complete=by_words.complete)
 
         async def winners(without: Set[Hashable]) -> Found:
             left = ((one.row_id, one.vector) for one in order if one.key not in without)
@@ -160,6 +160,7 @@ class HybridSearch:
         Memory knows no models. A candidate that does not win counts, too: its score, which means
         nothing, would shift what the others' are measured by.
         """
+        await asyncio.sleep(0)  # the words of every type are on their way first
         best = await ranking.best()
         if best and wide.model is not None:
             with step(wide.trace, "models of the candidates"):
@@ -207,32 +208,44 @@ class HybridSearch:
         """The winners, and all rows by their keys."""
         found = {key_of(row["_id"]): (row["_id"], score) for row, score in by_vector.rows}
         rows = {key_of(row["_id"]): row for row, _ in by_vector.rows}
-        others = [row for row, _ in by_words.rows if key_of(row["_id"]) not in rows]
-        for row, score in zip(others, _exact(others, self.request).tolist(), strict=True):
+        of_words = {key_of(row["_id"]): (row, score) for row, score in by_words.rows}
+        others = {key: row for key, (row, _) in of_words.items() if key not in rows}
+        exact = _exact(list(others.values()), self.request).tolist()
+        for (key, row), score in zip(others.items(), exact, strict=True):
             if not self.request.include_embedding:
                 row.pop("embedding", None)
-            key = key_of(row["_id"])
             rows[key], found[key] = row, (row["_id"], score)
-        return self._order(found, by_words)[: self.request.limit], rows
+        order = self._order(found, of_words, complete=by_words.complete)
+        return order[: self.request.limit], rows
 
     def _order(
-        self, found: Mapping[Hashable, tuple[Any, float]], by_words: TextAnswer
+        self,
+        found: Mapping[Hashable, tuple[Any, float]],
+        of_words: Mapping[Hashable, tuple[Row, float]],
+        *,
+        complete: bool,
     ) -> list[Standing]:
-        """All candidates, the best first. found: the id and the vector's score by key."""
+        """All candidates, the best first.
+
+        found: the id and the vector's score by key. of_words: the row and its score by the words.
+        complete: whether no other row has any of them.
+        """
         if not found:
             return []
-        of_words = {key_of(row["_id"]): score for row, score in by_words.rows}
         vector = np.array([score for _, score in found.values()], dtype=np.float64)
-        text = np.array([of_words.get(key, np.nan) for key in found], dtype=np.float64)
+        scored = [of_words[key][1] if key in of_words else np.nan for key in found]
+        text = np.array(scored, dtype=np.float64)
         known = text
-        if self.fusion == "zscore" and by_words.complete:
+        if self.fusion == "zscore" and complete:
             known = np.nan_to_num(text, nan=0.0)  # that a row has none of the words is known, too
         fused = FUSIONS[self.fusion](vector, known)
-        named = [(key, row_id) for key, (row_id, _) in found.items()]
-        best = np.argsort(-fused, kind="stable")
-        columns = (vector[best].tolist(), text[best].tolist(), fused[best].tolist())
-        ordered = (named[at] for at in best.tolist())
-        return [Standing(*name, *each) for name, *each in zip(ordered, *columns, strict=True)]
+        candidates = list(zip(found, found.values(), text.tolist(), fused.tolist(), strict=True))
+        return [
+            Standing(key, row_id, score, words, both)
+            for key, (row_id, score), words, both in map(
+                candidates.__getitem__, np.argsort(-fused, kind="stable").tolist()
+            )
+        ]
 
     def _explain(self, won: Sequence[Standing], found: Mapping[str, Found]) -> None:
         """Note how each search found each of the winners, where it did."""

@@ -106,20 +106,37 @@ class TextSearch:
                 f"the scope reaches more than {_MOST_MEMORY_IDS} memory_ids, and the text index "
                 "is by memory_id"
             )
-        parts = await asyncio.gather(
-            *(_ask(driver, request, search, scope, order_only) for scope in scopes),
-            return_exceptions=True,
-        )
-        rows: list[tuple[Row, float]] = []
-        for part in parts:
-            if isinstance(part, DatabaseError) and part.code == _INDEX_NOT_FOUND:
-                self._usable.pop(request.collection, None)
-                return f"the text index of {request.collection!r} is not there any more"
-            if isinstance(part, BaseException):
-                raise part
-            rows.extend(part)
+        try:
+            parts = await _answers(driver, request, search, scopes, order_only=order_only)
+        except DatabaseError as error:
+            if error.code != _INDEX_NOT_FOUND:
+                raise
+            self._usable.pop(request.collection, None)
+            return f"the text index of {request.collection!r} is not there any more"
+        rows = [pair for part in parts for pair in part]
         rows.sort(key=lambda pair: -pair[1])
-        return TextAnswer(rows[: request.limit], all(len(p) < request.limit for p in parts))  # type: ignore[arg-type]
+        complete = all(len(part) < request.limit for part in parts)
+        return TextAnswer(rows[: request.limit], complete)
+
+
+async def _answers(
+    driver: Driver,
+    request: SearchRequest,
+    words: str,
+    scopes: Sequence[Mapping[str, Any]],
+    *,
+    order_only: bool,
+) -> list[list[tuple[Row, float]]]:
+    """The answer of each scope; the first error, once all have ended."""
+    asked = [_ask(driver, request, words, scope, order_only) for scope in scopes]
+    if len(asked) == 1:  # asked at once: a task of its own would first let others run
+        return [await asked[0]]
+    answers: list[list[tuple[Row, float]]] = []
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        answers.append(answer)
+    return answers
 
 
 async def _ask(
