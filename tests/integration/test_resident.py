@@ -32,7 +32,10 @@ from memorizz_async.deadline import Deadline
 from memorizz_async.memory_provider.mongodb.driver import blocking_command, change_stream
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 from memorizz_async.memory_provider.mongodb.local_server.binary import find_mongod
-from memorizz_async.memory_provider.mongodb.vector_search import held_scopes, resident
+from memorizz_async.memory_provider.mongodb.vector_search import (
+    held_scopes,
+    resident_ranking,
+)
 
 KB = MemoryType.LONG_TERM_MEMORY
 QUERY = vector_of("query")
@@ -355,7 +358,7 @@ async def test_searches_beside_writes_see_whole_rows_only(
     """While every row changes again and again, in a thread or on the loop, each search finds all of
     them, with scores that one of their versions has.
     """
-    monkeypatch.setattr(resident, "_ON_THE_LOOP", 500)
+    monkeypatch.setattr(resident_ranking, "_ON_THE_LOOP", 500)
     other[KB.collection].insert_many(
         [{"_id": f"r{n}", "memory_id": "m", "embedding": [1.0] * 8} for n in range(100)]
     )
