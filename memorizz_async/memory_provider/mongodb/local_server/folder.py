@@ -56,11 +56,12 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """The mongod of a folder, alive when last looked at."""
+    """The mongod of a folder, alive when last looked at, and the process that watches over it."""
 
     mark: ProcessMark
     port: int
     keep_running: bool = False
+    watchdog: ProcessMark | None = None
 
     @property
     def direct_address(self) -> str:
@@ -106,15 +107,40 @@ class DataFolder:
             lock.release()
 
     def read_marker(self) -> Marker | None:
-        """What the folder remembers; None if it has no marker, or a damaged one."""
-        row = read_json(self.path / _MARKER)
+        """What the folder remembers; None if it has no marker.
+
+        Raises DataFolderError for a marker that is damaged: the name of the replica set, without
+        which the data cannot be used, stands nowhere else outside the database.
+        """
+        path = self.path / _MARKER
+        row = read_json(path)
         name, version, port = row.get("set_name"), row.get("version"), row.get("port")
-        if not isinstance(name, str) or not _SET_NAME.fullmatch(name):
+        if (
+            isinstance(name, str)
+            and _SET_NAME.fullmatch(name)
+            and (version is None or _is_version(version))
+            and (port is None or (type(port) is int and 0 < port < 65536))
+        ):
+            return Marker(name, None if version is None else tuple(version), port)
+        if not path.exists():
             return None
-        return Marker(
-            name,
-            (int(version[0]), int(version[1]), int(version[2])) if version else None,
-            int(port) if port else None,
+        if self._has_data():
+            raise self._unnamed(path, "is damaged")
+        raise DataFolderError(
+            f"The file {path} is damaged",
+            seen=f"it holds {path.stat().st_size} bytes that are not the settings of this folder",
+            fix="delete the file: the folder holds no data yet",
+        )
+
+    def _has_data(self) -> bool:
+        return self.data.is_dir() and any(self.data.iterdir())
+
+    def _unnamed(self, path: Path, seen: str) -> DataFolderError:
+        return DataFolderError(
+            f"The folder {self.path} holds a database, but not the file {_MARKER} that names "
+            "its replica set",
+            seen=f"{path} {seen}",
+            fix="put the file back from a backup, or name another folder",
         )
 
     def marker(self) -> Marker:
@@ -125,14 +151,8 @@ class DataFolder:
         marker = self.read_marker()
         if marker is not None:
             return marker
-        path = self.path / _MARKER
-        if self.data.is_dir() and any(self.data.iterdir()):
-            raise DataFolderError(
-                f"The folder {self.path} holds a database, but not the file {_MARKER} that names "
-                "its replica set",
-                seen=f"{path} is {'damaged' if path.exists() else 'missing'}",
-                fix="put the file back from a backup, or name another folder",
-            )
+        if self._has_data():
+            raise self._unnamed(self.path / _MARKER, "is missing")
         marker = Marker(f"memorizz-{secrets.token_hex(6)}")
         self.remember(marker)
         return marker
@@ -147,11 +167,16 @@ class DataFolder:
         Raises DataFolderError if a mongod that is not ours does.
         """
         row = read_json(self.path / "server.json")
-        pid, birth, port = row.get("pid"), row.get("birth"), row.get("port")
-        if isinstance(pid, int) and isinstance(birth, str) and isinstance(port, int):
-            mark = ProcessMark(pid, birth)
+        mark, port = ProcessMark.from_row(row), row.get("port")
+        if mark is not None and type(port) is int:
             if mark.is_alive():
-                return RunningServer(mark, port, bool(row.get("keep_running")))
+                watchdog = row.get("watchdog")
+                return RunningServer(
+                    mark,
+                    port,
+                    bool(row.get("keep_running")),
+                    ProcessMark.from_row(watchdog) if isinstance(watchdog, dict) else None,
+                )
             mark.bury()
         return self._orphan(keep_running=bool(row.get("keep_running")))
 
@@ -161,8 +186,8 @@ class DataFolder:
         if server is None:
             path.unlink(missing_ok=True)
         else:
-            row = {"port": server.port, "keep_running": server.keep_running}
-            write_json(path, {**asdict(server.mark), **row})
+            row = asdict(server)
+            write_json(path, {**row.pop("mark"), **row})
 
     def rotate_log(self) -> None:
         """Keep the log small: one file back, no more. Only while mongod does not run."""
@@ -231,6 +256,11 @@ class DataFolder:
         except (OSError, NotImplementedError) as error:
             # NotImplementedError: filelock, on a file system without locks.
             raise folder_error(self.path, error) from error
+
+
+def _is_version(value: object) -> bool:
+    """Whether it is three whole numbers, as the version of a server is written."""
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)
 
 
 def folder_error(path: Path, error: Exception) -> DataFolderError:

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,14 @@ class ProcessMark:
 
     pid: int
     birth: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ProcessMark | None:
+        """The mark that a file holds; None where the file was damaged."""
+        pid, birth = row.get("pid"), row.get("birth")
+        if type(pid) is int and pid > 0 and isinstance(birth, str):
+            return cls(pid, birth)
+        return None
 
     def is_alive(self) -> bool:
         """Whether that very process still runs; one that only waits for its parent does not."""
@@ -106,14 +115,10 @@ class Leases:
         """
         alive = []
         for path in sorted(self._folder.glob("*.json")):
-            row = read_json(path)
-            pid, birth = row.get("pid"), row.get("birth")
-            if isinstance(pid, int) and isinstance(birth, str):
-                mark = ProcessMark(pid, birth)
-                if mark.is_alive():
-                    alive.append(mark)
-                    continue
-            if drop_dead:
+            mark = ProcessMark.from_row(read_json(path))
+            if mark is not None and mark.is_alive():
+                alive.append(mark)
+            elif drop_dead:
                 path.unlink(missing_ok=True)
         return alive
 
@@ -127,7 +132,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """What the file holds; empty if it is missing or was cut short by a crash."""
     try:
         row = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return {}
     return row if isinstance(row, dict) else {}
 

@@ -27,7 +27,7 @@ from memorizz_async.memory_provider.mongodb.local_server.folder import (
     Marker,
     RunningServer,
 )
-from memorizz_async.memory_provider.mongodb.local_server.leases import mark_of
+from memorizz_async.memory_provider.mongodb.local_server.leases import ProcessMark, mark_of
 from memorizz_async.memory_provider.mongodb.local_server.replica_set import (
     NotReadyError,
     wait_writable,
@@ -46,7 +46,7 @@ _MOVE_S = 35.0
 _EXIT_ADDRESS_IN_USE = 48
 
 
-class _DetachedProcess(subprocess.Popen[bytes]):
+class DetachedProcess(subprocess.Popen[bytes]):
     """A process that is meant to outlive its handle, so that dropping the handle is no mistake."""
 
     def __del__(self) -> None:
@@ -60,12 +60,13 @@ def start(
     *,
     keep_running: bool,
     timeout_s: float,
+    watcher: ProcessMark | None,
 ) -> RunningServer:
     """Start mongod and wait until it takes writes.
 
     The process is in the folder's books from its first moment on: should this process be killed
-    here, the next one finds it and goes on. Raises LocalServerError or DataFolderError with what
-    mongod logged; then none is left behind.
+    here, `watcher`, the folder's watchdog, stops it, or the next user goes on with it. Raises
+    LocalServerError or DataFolderError with what mongod logged; then none is left behind.
     """
     folder.data.mkdir(mode=0o700, exist_ok=True)
     folder.rotate_log()
@@ -76,7 +77,7 @@ def start(
         log_start = folder.log.stat().st_size if folder.log.exists() else 0
         process = _spawn(folder, marker, binary, port)
         try:
-            server = _entered(folder, process, port, keep_running)
+            server = _entered(folder, process, port, keep_running, watcher)
             _wait_listening(process, port, deadline)
             wait_writable(server, marker.set_name, folder.data, deadline=deadline)
         except (NotReadyError, DatabaseError) as error:
@@ -98,12 +99,16 @@ def start(
 
 
 def _entered(
-    folder: DataFolder, process: subprocess.Popen[bytes], port: int, keep_running: bool
+    folder: DataFolder,
+    process: subprocess.Popen[bytes],
+    port: int,
+    keep_running: bool,
+    watcher: ProcessMark | None,
 ) -> RunningServer:
     mark = mark_of(process.pid)
     if mark is None:
         raise NotReadyError("it ended")
-    server = RunningServer(mark, port, keep_running)
+    server = RunningServer(mark, port, keep_running, watcher)
     folder.set_running(server)
     return server
 
@@ -219,7 +224,7 @@ def _spawn(
         away = {"start_new_session": True}
     with folder.out.open("wb") as out:
         try:
-            return _DetachedProcess(
+            return DetachedProcess(
                 command,
                 cwd=folder.path,
                 env={**os.environ, **binary.env},

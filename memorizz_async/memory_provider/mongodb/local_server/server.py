@@ -22,7 +22,7 @@ from memorizz_async.errors import (
     DataFolderError,
     LocalServerError,
 )
-from memorizz_async.memory_provider.mongodb.local_server import process
+from memorizz_async.memory_provider.mongodb.local_server import process, watchdog
 from memorizz_async.memory_provider.mongodb.local_server.binary import find_mongod
 from memorizz_async.memory_provider.mongodb.local_server.folder import (
     DataFolder,
@@ -210,6 +210,8 @@ class LocalServer:
             ) from error
         keep_running = server.keep_running or self._keep_running
         server = replace(server, keep_running=keep_running)
+        if not keep_running and not (server.watchdog is not None and server.watchdog.is_alive()):
+            server = replace(server, watchdog=watchdog.spawn(folder))
         folder.set_running(server)
         return server
 
@@ -223,12 +225,15 @@ class LocalServer:
                 fix="set MEMORIZZ_ASYNC_MONGOD to a mongod of that version, or name another folder",
             )
         begun = time.monotonic()
+        # Before mongod: a program that is killed while it starts one leaves none behind, either.
+        watcher = None if self._keep_running else watchdog.spawn(folder)
         server = process.start(
             folder,
             marker,
             binary,
             keep_running=self._keep_running,
             timeout_s=self._startup_timeout_s,
+            watcher=watcher,
         )
         if marker.version != binary.version:
             folder.remember(replace(marker, version=binary.version, port=server.port))
