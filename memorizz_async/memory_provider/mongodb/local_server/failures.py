@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from contextlib import suppress
 
@@ -12,6 +13,7 @@ from memorizz_async.memory_provider.mongodb.local_server.binary import MongodBin
 from memorizz_async.memory_provider.mongodb.local_server.folder import DataFolder
 
 _EXIT_WRONG_VERSION = 62
+_ROOM_TO_START = 2**20  # bytes
 # Files cut short, pages whose checksum is wrong, metadata that is missing.
 _SIGNS_OF_DAMAGE = ("WT_PANIC", "WT_ERROR", "WT_TRY_SALVAGE", "WiredTiger metadata corruption")
 
@@ -33,7 +35,7 @@ def failed_start(
         )
     if "DBPathInUse" in log:
         return folder.in_use(tail)
-    if "No space left on device" in log:
+    if "No space left on device" in log or _disk_is_full(folder):
         return DataFolderError(
             f"The disk of the data folder {folder.path} is full",
             seen=tail,
@@ -61,6 +63,13 @@ def failed_start(
         seen=tail,
         fix=f"read {folder.log}, or name another folder",
     )
+
+
+def _disk_is_full(folder: DataFolder) -> bool:
+    """Whether mongod has no room to write: then it may end without a word in its log."""
+    with suppress(OSError):
+        return shutil.disk_usage(folder.path).free < _ROOM_TO_START
+    return False
 
 
 def _log_since(folder: DataFolder, start: int) -> str:
