@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,10 +58,31 @@ def _dotenv() -> Mapping[str, str | None]:
     for candidate in (folder, *folder.parents):
         file = candidate / ".env"
         if file.is_file():
-            from dotenv import dotenv_values  # noqa: PLC0415 - keeps the import of the package fast
-
-            return dotenv_values(file)
+            return _dotenv_values(file)
     return {}
+
+
+def _dotenv_values(file: Path) -> Mapping[str, str | None]:
+    """Raises ConfigurationError, which names the file, where it cannot be read as UTF-8."""
+    from dotenv import dotenv_values  # noqa: PLC0415 - keeps the import of the package fast
+
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot read {file}",
+            seen=error.strerror,
+            fix="correct its permissions, or delete it",
+        ) from error
+    except UnicodeDecodeError:
+        text = "\0"  # as UTF-16 without a byte order mark is read
+    if "\0" in text:
+        raise ConfigurationError(
+            f"{file} is not text in UTF-8",
+            seen="another encoding, such as the UTF-16 that PowerShell writes",
+            fix="save it as UTF-8; in PowerShell: `Set-Content -Encoding utf8 .env ...`",
+        )
+    return dotenv_values(stream=StringIO(text))
 
 
 @dataclass(frozen=True, kw_only=True)

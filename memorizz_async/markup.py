@@ -1,4 +1,7 @@
-"""Results as HTML, for notebooks: tables of plain values, everything in them escaped."""
+"""How results show themselves: one line as text, and tables as HTML for notebooks.
+
+Everything in the HTML is escaped. The line never has the text of a memory: it ends up in logs.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,35 @@ _MOST_CHARACTERS = 240
 _OUTER = '<div class="memorizz-async tex2jax_ignore mathjax_ignore">'
 _CELL = "text-align:left;vertical-align:top;padding:2px 8px"
 _ERROR = "border-left:3px solid #c0392b;padding:2px 8px;margin:4px 0"
+
+
+class Summarized:
+    """Shows an object in one line, and as a table in notebooks.
+
+    A class says in `summary` what it shows; a dataclass that has one is made with `repr=False`, and
+    one that has none shows its fields.
+    """
+
+    def summary(self) -> Mapping[str, object]:
+        """What the object comes to, by name: numbers and names, no text of a memory."""
+        return {name: getattr(self, name) for name in getattr(self, "__dataclass_fields__", ())}
+
+    def details(self) -> Sequence[Mapping[str, object]]:
+        """The parts of the object, a row each, for the table of a notebook."""
+        return ()
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={_plain(value)}" for name, value in self.summary().items())
+        return f"<{type(self).__name__} {facts}>"
+
+    def _repr_html_(self) -> str:
+        facts = _table(["", ""], [[name, _plain(value)] for name, value in self.summary().items()])
+        rows = self.details()
+        shown = [[_plain(value) for value in row.values()] for row in rows[:_MOST_ROWS]]
+        parts = _table(list(rows[0]), shown) if rows else ""
+        left = len(rows) - len(shown)
+        more = _paragraph(f"… and {left} more") if left > 0 else ""
+        return f"{_OUTER}{_paragraph(type(self).__name__)}{facts}{parts}{more}</div>"
 
 
 def hits_html(hits: Sequence[Mapping[str, Any]], about: str) -> str:
@@ -49,7 +81,6 @@ def _hits(hits: Sequence[Mapping[str, Any]]) -> str:
         return _paragraph("No memories.")
     with_signal = any("memory_signal" in hit for hit in hits)
     names = ["", "score", *(["signal"] if with_signal else []), "date", "content", "_id"]
-    head = "".join(f'<th style="{_CELL}">{_text(name)}</th>' for name in names)
     rows = [
         [
             str(rank),
@@ -61,10 +92,24 @@ def _hits(hits: Sequence[Mapping[str, Any]]) -> str:
         ]
         for rank, hit in enumerate(hits[:_MOST_ROWS], 1)
     ]
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     left = len(hits) - len(rows)
     more = _paragraph(f"… and {left} more") if left else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    return _table(names, rows) + more
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th style="{_CELL}">{_text(name)}</th>' for name in names)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _plain(value: object) -> str:
+    """A value on one line: milliseconds and scores to three digits."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {_plain(one)}" for name, one in value.items()) + "}"
+    return " ".join(str(value).split())
 
 
 def _times(times: Sequence[tuple[str, float]]) -> str:

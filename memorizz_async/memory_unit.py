@@ -12,6 +12,7 @@ from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
@@ -24,7 +25,7 @@ from memorizz_async.vectors import EmbeddingLike
 DEFAULT_LIMIT = 5
 
 
-class MemoryUnit:
+class MemoryUnit(Summarized):
     """Recall over the memory types of an application, and writing one memory.
 
     application_mode: `conversational`, or memorizz's `assistant`, `workflow`, `deep_research`, as a
@@ -58,6 +59,15 @@ class MemoryUnit:
         self.memory_signal = memory_signal or MemorySignal()
         self.memory_id = memory_id
         self.user_id = user_id
+
+    def summary(self) -> Mapping[str, object]:
+        """The application mode, the tenant of calls that name none, and the provider."""
+        tenant = {"memory_id": self.memory_id, "user_id": self.user_id}
+        return {
+            "application_mode": self.application_mode.value,
+            **{name: whose for name, whose in tenant.items() if whose is not UNSET},
+            "memory_provider": type(self.memory_provider).__name__,
+        }
 
     async def __aenter__(self) -> Self:
         if self._own_provider is not None:

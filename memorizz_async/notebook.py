@@ -6,6 +6,7 @@ import asyncio
 import importlib
 
 from memorizz_async.errors import ConfigurationError, LifecycleError, MissingDependencyError
+from memorizz_async.installing import how_to_install_package
 
 
 def allow_nested_run() -> None:
@@ -38,6 +39,7 @@ def allow_nested_run() -> None:
     except ImportError as error:
         raise MissingDependencyError(
             "Nesting asyncio.run needs nest_asyncio, which is not installed",
-            fix="write `await main()`, which needs nothing; or run pip install nest_asyncio",
+            fix="write `await main()`, which needs nothing; or "
+            + how_to_install_package("nest_asyncio"),
         ) from error
     nest_asyncio.apply(loop)

@@ -10,13 +10,13 @@ from typing import Any
 from memorizz_async.config import RecallMode
 from memorizz_async.enums.memory_type import MemoryType, memory_type_of, name_of
 from memorizz_async.errors import MemorizzAsyncError, StoredEmbeddingError, UnknownMemoryTypeError
-from memorizz_async.markup import hits_html, recall_html
+from memorizz_async.markup import Summarized, hits_html, recall_html
 
 Hit = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class FoundBy:
+class FoundBy(Summarized):
     """One way in which a hit was found. rank counts from 1; score is of that way alone."""
 
     how: str
@@ -25,7 +25,7 @@ class FoundBy:
 
 
 @dataclass(frozen=True)
-class HitExplanation:
+class HitExplanation(Summarized):
     """How one hit came to its place: its `_id`, final rank (from 1) and score, and every way in
     which it was found, as it was before they were put together.
     """
@@ -36,8 +36,8 @@ class HitExplanation:
     found_by: tuple[FoundBy, ...]
 
 
-@dataclass(frozen=True)
-class Explanation:
+@dataclass(frozen=True, repr=False)
+class Explanation(Summarized):
     """How a query was answered.
 
     strategy: as in `Hits`; why: the reason for it; index: the search index that answered, or None.
@@ -55,6 +55,31 @@ class Explanation:
     filter: Mapping[str, Any] | None
     hits: Sequence[HitExplanation]
     steps_ms: Mapping[str, float]
+
+    def summary(self) -> Mapping[str, object]:
+        """Without the scope and the filter, whose values are the caller's."""
+        return {
+            "strategy": self.strategy,
+            "why": self.why,
+            "index": self.index,
+            "exact": self.exact,
+            "hits": len(self.hits),
+            "steps_ms": self.steps_ms,
+        }
+
+    def details(self) -> Sequence[Mapping[str, object]]:
+        """How each hit was found."""
+        return [
+            {
+                "rank": hit.rank,
+                "_id": hit.id,
+                "score": hit.score,
+                "found by": ", ".join(
+                    f"{way.how} (rank {way.rank}, score {way.score:.4g})" for way in hit.found_by
+                ),
+            }
+            for hit in self.hits
+        ]
 
 
 class Hits(list[Hit]):
@@ -81,6 +106,10 @@ class Hits(list[Hit]):
         self.mode = mode
         self.explain = explain
         self.unsearchable = unsearchable
+
+    def __repr__(self) -> str:
+        left_out = f", {self.unsearchable.count} rows unsearchable" if self.unsearchable else ""
+        return f"<Hits {len(self)}, mode {self.mode}, strategy {self.strategy or None}{left_out}>"
 
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
@@ -115,6 +144,11 @@ class BatchResults(dict[str, Hits]):
         self.errors: dict[str, MemorizzAsyncError] = dict(errors or {})
         self.queries_ms: dict[str, float] = dict(queries_ms or {})
 
+    def __repr__(self) -> str:
+        found = ", ".join(f"{key}: {len(hits)}" for key, hits in self.items())
+        failed = f", errors: {', '.join(self.errors)}" if self.errors else ""
+        return f"<{type(self).__name__} {found or 'no hits'}{failed}>"
+
     @property
     def explain(self) -> dict[str, Explanation]:
         """How each query was answered, by its key: of those that had `explain=True`."""
@@ -127,8 +161,8 @@ class BatchResults(dict[str, Hits]):
         )
 
 
-@dataclass(frozen=True)
-class Timings:
+@dataclass(frozen=True, repr=False)
+class Timings(Summarized):
     """Where the time of a recall went, in milliseconds.
 
     embedding_ms: computing the query's embedding; 0.0 where the caller gave one.
@@ -139,6 +173,14 @@ class Timings:
     embedding_ms: float = 0.0
     queries_ms: Mapping[str, float] = field(default_factory=dict)
     total_ms: float = 0.0
+
+    def summary(self) -> Mapping[str, object]:
+        """All of it."""
+        return {
+            "total_ms": self.total_ms,
+            "embedding_ms": self.embedding_ms,
+            "queries_ms": self.queries_ms,
+        }
 
 
 class RecallResults(BatchResults):

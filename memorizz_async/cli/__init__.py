@@ -13,10 +13,12 @@ from collections.abc import Sequence
 
 from memorizz_async import __version__
 from memorizz_async.cli import demo, indexes, local, recall, reembed, store
-from memorizz_async.cli.arguments import shared_options
-from memorizz_async.cli.output import log_everything, print_error
+from memorizz_async.cli.arguments import Parser, shared_options
+from memorizz_async.cli.interrupt import INTERRUPTED, bounded_interrupt, say_interrupted
+from memorizz_async.cli.output import log_everything, print_error, print_error_json
+from memorizz_async.errors import ConfigurationError, InvalidInputError, MissingDependencyError
 
-FAILED, INTERRUPTED = 1, 130  # argparse itself ends with 2 where the usage is wrong
+FAILED, WRONG_ARGUMENT = 1, 2
 
 _EXAMPLES = """\
 examples:
@@ -35,9 +37,14 @@ a real MongoDB server of your own, which starts when it is needed.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit code: 0, 1 where it failed, 130 where it was interrupted.
+    """Run a command.
 
-    A wrong usage ends the program with 2, as argparse does.
+    Args:
+        arguments: The words after the program's name; None reads them from `sys.argv`.
+
+    Returns:
+        The exit code: 0; 1 where the command failed; 2 for an argument or a setting that cannot
+        work; 130 where it was interrupted. argparse ends the program with 2 by itself.
     """
     for stream in (sys.stdout, sys.stderr):
         # A terminal without Unicode shows a question mark rather than a traceback.
@@ -47,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.debug:
             log_everything()
-        options.run(options)
+        with bounded_interrupt():
+            options.run(options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        say_interrupted()
         return INTERRUPTED
     except BrokenPipeError:  # `memorizz-async recall … | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,13 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         print_error(error)
-        return FAILED
+        if options.json:
+            print_error_json(error)
+        return _exit_code(error)
     return 0
+
+
+def _exit_code(error: Exception) -> int:
+    """2 for what the caller can only mend by other arguments or settings."""
+    if isinstance(error, MissingDependencyError):
+        return FAILED
+    return WRONG_ARGUMENT if isinstance(error, InvalidInputError | ConfigurationError) else FAILED
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line: what can be said, and what each word means."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="memorizz-async",
         description="Async memory for AI agents on any MongoDB.",
         epilog=_EXAMPLES,

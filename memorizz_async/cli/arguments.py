@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from memorizz_async.errors import UnknownMemoryTypeError
+from memorizz_async.cli.output import print_json
+from memorizz_async.errors import InvalidInputError, UnknownMemoryTypeError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     Commands = Any
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, whose errors are JSON on standard output, too, where `--json` is asked for."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._as_json = "--json" in (sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        if getattr(self, "_as_json", False):
+            usage = " ".join(self.format_usage().split())
+            print_json({"error": {"type": "UsageError", "what": message, "to_do": usage}})
+        super().error(message)
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,27 @@ def memory_type(name: str) -> str:
     try:
         return memory_type_of(name).name
     except UnknownMemoryTypeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def limit(text: str) -> int:
+    """A limit, checked as every method checks it."""
+    from memorizz_async.validation import checked_limit
+
+    try:
+        return checked_limit(int(text))
+    except ValueError as error:  # InvalidLimitError among them
+        what = f"a whole number from 1 to 10,000, not {text!r}"
+        raise argparse.ArgumentTypeError(what) from error
+
+
+def query(text: str) -> str:
+    """A query, checked as every method checks it."""
+    from memorizz_async.validation import checked_query
+
+    try:
+        return checked_query(text)
+    except InvalidInputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 

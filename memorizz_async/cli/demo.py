@@ -11,7 +11,7 @@ from memorizz_async.cli.output import console, print_json
 
 
 def add(commands: Commands, shared: Shared) -> None:
-    """The command's words."""
+    """Register the `demo` subcommand."""
     demo = commands.add_parser(
         "demo",
         parents=[shared.database, shared.machine, shared.everywhere],

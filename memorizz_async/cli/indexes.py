@@ -22,7 +22,7 @@ _INDEX_TIMEOUT_MS = 600_000
 
 
 def add(commands: Commands, shared: Shared) -> None:
-    """The command's words."""
+    """Register the `indexes` subcommand."""
     indexes = commands.add_parser(
         "indexes",
         parents=[shared.database, shared.machine, shared.everywhere],
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         )
 
     with console(stderr=True).status("looking at the indexes …") as spinner:
-        report = on_provider(options, ensure, embeds=False, spins=False)
+        report = on_provider(options, ensure, spins=False)
     if options.json:
         print_json(asdict(report))
         return

@@ -12,7 +12,7 @@ from memorizz_async.cli.output import plain, print_json
 
 
 def add(commands: Commands, shared: Shared) -> None:
-    """The command's words."""
+    """Register the `local` subcommand."""
     local = commands.add_parser(
         "local",
         parents=[shared.machine, shared.everywhere],

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import sys
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import date, time
 from typing import TYPE_CHECKING, Any
 
 from memorizz_async.errors import MemorizzAsyncError
@@ -34,14 +37,45 @@ def print_error(error: BaseException, prefix: str = "") -> None:
     print("\n".join(lines), file=sys.stderr)
 
 
+def print_error_json(error: BaseException) -> None:
+    """The error as JSON on standard output: who reads a pipe gets JSON in every case."""
+    print_json({"error": error_as_json(error)})
+
+
+def error_as_json(error: BaseException) -> dict[str, Any]:
+    """The parts of a message; of an error that is not ours, its kind."""
+    told: dict[str, Any] = {"type": type(error).__name__}
+    if isinstance(error, MemorizzAsyncError):
+        told |= {"what": error.what, "seen": error.seen, "to_do": error.fix}
+    else:
+        told |= {"what": str(error), "seen": None, "to_do": "run it again with --debug"}
+    return told | {"notes": list(getattr(error, "__notes__", ()))}
+
+
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=plain))
+    """Print a value as JSON that every reader takes: null for what is no finite number."""
+    text = json.dumps(as_json(value), ensure_ascii=False, indent=2, allow_nan=False)
+    print(text.encode("utf-8", "replace").decode("utf-8"))  # half of a surrogate pair is no text
+
+
+def as_json(value: Any) -> Any:
+    """The value in JSON's own types; of a row, whatever BSON can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, bool | str | int | float):
+        return value
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, Mapping):
+        return {str(name): as_json(one) for name, one in value.items()}
+    return [as_json(one) for one in value] if isinstance(value, Iterable) else plain(value)
 
 
 def plain(value: Any) -> str:
+    """A value in a line of text."""
     if value is None:
         return "-"
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def log_everything() -> None:

@@ -22,7 +22,7 @@ _PERCENT_A_LINE = 5
 
 
 def add(commands: Commands, shared: Shared) -> None:
-    """The command's words."""
+    """Register the `reembed` subcommand."""
     reembed = commands.add_parser(
         "reembed",
         parents=[shared.database, shared.machine, shared.everywhere],

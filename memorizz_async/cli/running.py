@@ -20,28 +20,40 @@ def on_provider(
     options: argparse.Namespace,
     call: Callable[[AsyncMongoDBProvider], Awaitable[T]],
     *,
-    embeds: bool = True,
+    warm: bool = False,
     spins: bool = True,
     model: str | None = None,
 ) -> T:
     """The result of a call on a provider of the options' database, which is closed afterwards.
 
-    Meanwhile a spinner turns on standard error, where that is a terminal; `spins` is whether it is
-    ours. model: left out, `EMB_MODEL` or the default.
+    Nothing is opened or loaded before the call needs it, so that it checks its arguments first.
+
+    Args:
+        options: The options of the command; `uri` and `db` name the database.
+        call: What to do with the provider.
+        warm: Open the database and load the model first, so that the timings of the call are those
+            of a warm model. The arguments must have been checked.
+        spins: Show a spinner on standard error, where that is a terminal.
+        model: The name of the embedding model; None is `EMB_MODEL` or the default.
+
+    Returns:
+        What the call returned.
     """
     from memorizz_async.config import MongoDBConfig
     from memorizz_async.embeddings import AsyncEmbeddingProvider
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
 
     async def run() -> T:
-        embedder = AsyncEmbeddingProvider(model)
         config = MongoDBConfig(options.uri, options.db)
+        embedder = AsyncEmbeddingProvider(model)
+        provider = AsyncMongoDBProvider(config, embedding_provider=embedder)
         try:
-            async with AsyncMongoDBProvider(config, embedding_provider=embedder) as provider:
-                if embeds:  # now, so that the timings of the call are those of a warm model
-                    await embedder.load_async()
-                return await call(provider)
+            if warm:
+                await provider.__aenter__()
+                await embedder.load_async()
+            return await call(provider)
         finally:
+            await provider.close_async()
             await embedder.close_async()
 
     said = "starting the database and the model …"

@@ -9,6 +9,7 @@ from typing import Any
 
 from memorizz_async.embeddings.protocol import TokenCount
 from memorizz_async.errors import ConfigurationError, MissingDependencyError
+from memorizz_async.installing import how_to_install_package
 
 _TIKTOKEN = "o200k_base"  # of GPT-4o and what came after it
 _FIX = (
@@ -75,7 +76,7 @@ def _tiktoken(model_name: str) -> TokenCounter:
         raise MissingDependencyError(
             "There is nothing to count tokens with",
             seen=f"the embedder {model_name!r} has no tokenizer here, and tiktoken is not there",
-            fix=_FIX + ", or pip install tiktoken",
+            fix=f"{_FIX}, or {how_to_install_package('tiktoken')}",
         ) from error
     try:
         encoding = tiktoken.get_encoding(_TIKTOKEN)

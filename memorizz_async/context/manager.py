@@ -18,6 +18,7 @@ from memorizz_async.context.window import ContextReport, ContextWindow
 from memorizz_async.embeddings.protocol import TokenCount
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import ClosedError, ConfigurationError, InvalidInputError
+from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
@@ -28,7 +29,7 @@ from memorizz_async.validation import MAX_LIMIT, checked_limit, checked_query
 Header = str | Callable[[], str | Awaitable[str]]
 
 
-class ContextWindowManager:
+class ContextWindowManager(Summarized):
     """Recalls memories of all types at once and packs them into a budget of tokens.
 
         async with ContextWindowManager(MongoDBConfig(), memory_id="ada", budget=1500) as manager:
@@ -104,6 +105,15 @@ class ContextWindowManager:
         self.on_error: OnError = on_error
         self._counter = None if count_tokens is None else checked_counter(count_tokens)
         self._closed = False
+
+    def summary(self) -> Mapping[str, object]:
+        """What contexts are made of, and how large."""
+        return {
+            "budget": self.budget,
+            "order": self.order,
+            "memory_types": ", ".join(map(name_of, self.limits or ())) or "of the application mode",
+            "memory": repr(self.memory_unit),
+        }
 
     async def __aenter__(self) -> Self:
         self._check_open()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from memorizz_async.errors import MemorizzAsyncError
+from memorizz_async.markup import Summarized
 from memorizz_async.results import Timings
 
 Reason = Literal["duplicate", "budget", "diversity", "limit", "no text"]
 
 
 @dataclass(frozen=True)
-class KeptMemory:
+class KeptMemory(Summarized):
     """A memory in the context. memory_type is the name that the caller asked by; tokens are those
     of its line alone; relevance is what it was chosen by.
     """
@@ -26,7 +27,7 @@ class KeptMemory:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOut(Summarized):
     """A memory that was recalled and is not in the context.
 
     reason: `duplicate`: of the memory whose id is in `of`; `budget`: its line had no room left;
@@ -42,8 +43,8 @@ class LeftOut:
     of: str | None = None
 
 
-@dataclass(frozen=True)
-class ContextReport:
+@dataclass(frozen=True, repr=False)
+class ContextReport(Summarized):
     """How a context came about.
 
     budget, tokens: allowed and used, header and context together, however they are joined.
@@ -65,6 +66,36 @@ class ContextReport:
     header_ms: float = 0.0
     packing_ms: float = 0.0
     total_ms: float = 0.0
+
+    def summary(self) -> Mapping[str, object]:
+        """Tokens, counts and times."""
+        return {
+            "tokens": self.tokens,
+            "budget": self.budget,
+            "counted_by": self.counted_by,
+            "kept": len(self.kept),
+            "left_out": dict(sorted(Counter(left.reason for left in self.left_out).items())),
+            "errors": ", ".join(self.errors) or None,
+            "total_ms": self.total_ms,
+        }
+
+    def details(self) -> Sequence[Mapping[str, object]]:
+        """The memories: those in the context, then those left out."""
+        return [
+            {
+                "memory type": kept.memory_type,
+                "_id": kept.id,
+                "what became of it": f"kept, {kept.tokens} tokens",
+            }
+            for kept in self.kept
+        ] + [
+            {
+                "memory type": left.memory_type,
+                "_id": left.id,
+                "what became of it": f"{left.reason}: {left.detail}",
+            }
+            for left in self.left_out
+        ]
 
     def __str__(self) -> str:
         """A few lines to log: numbers and ids, no text of a memory."""
@@ -94,6 +125,15 @@ class ContextWindow(tuple[str, str]):
         window = super().__new__(cls, (header, context))
         window.report = report
         return window
+
+    def __repr__(self) -> str:
+        report = self.report
+        used = f"{report.tokens} of {report.budget} tokens"
+        return f"<ContextWindow {used}, {len(report.kept)} memories>"
+
+    def _repr_html_(self) -> str:
+        """The report: the texts are in `text`."""
+        return self.report._repr_html_()
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         return (self.header, self.context, self.report)

@@ -31,6 +31,11 @@ CATEGORIES = {
 ADVERSARIAL = 5
 """Questions that the conversation does not answer."""
 
+_FILE_WANTED = (
+    "name a file in LoCoMo format; locomo10.json is in the folder `data` of the repository "
+    "snap-research/locomo on GitHub (CC BY-NC 4.0). Without --locomo the demo uses a conversation "
+    "of its own"
+)
 _DATE = "%I:%M %p on %d %B, %Y"
 _SESSION = re.compile(r"session_(\d+)")
 
@@ -100,12 +105,12 @@ def read_conversations(file: str | os.PathLike[str]) -> list[Conversation]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInputError(
-            f"Cannot read {path}", seen=error.strerror, fix="name a file in LoCoMo's shape"
+            f"Cannot read {path}",
+            seen=error.strerror,
+            fix=_FILE_WANTED,
         ) from error
     except ValueError as error:  # also what is not UTF-8
-        raise InvalidInputError(
-            f"{path} is not JSON", seen=str(error), fix="name a file in LoCoMo's shape"
-        ) from error
+        raise InvalidInputError(f"{path} is not JSON", seen=str(error), fix=_FILE_WANTED) from error
     return conversations_of(data, source=str(path))
 
 

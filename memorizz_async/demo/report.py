@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
+import shutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -189,14 +195,31 @@ def what_next(asked: Sequence[Asked], database: Database, uri: str | None) -> st
     if database.address is None:
         return "memory:// is forgotten now. Leave --uri out, and a real MongoDB keeps what it has."
     first = asked[0]
-    place = f" --uri '{redact_uri(uri)}'" if uri else ""
+    place = f" --uri {shlex.quote(redact_uri(uri))}" if uri else ""
+    program = command_name()
     return (
         "What next\n"
-        f'  memorizz-async recall "{first.question.text}" --memory-id {first.conversation.name} '
-        f"--db {database.name}{place}\n"
-        f'  memorizz-async store "I like my coffee black" --memory-id me{place}\n'
-        "  memorizz-async --help"
+        f"  {program} recall {shlex.quote(first.question.text)} --memory-id "
+        f"{shlex.quote(first.conversation.name)} --db {database.name}{place}\n"
+        f'  {program} store "I like my coffee black" --memory-id me{place}\n'
+        f"  {program} --help"
     )
+
+
+def command_name() -> str:
+    """What the reader's shell calls this program.
+
+    A session of nox puts its own environment on the PATH, which the reader's shell does not have.
+    """
+    script = Path(sys.executable).with_name("memorizz-async")
+    on_path = shutil.which("memorizz-async")
+    if on_path is not None and "NOX_CURRENT_SESSION" not in os.environ:
+        return "memorizz-async"
+    if script.is_file():
+        with contextlib.suppress(ValueError):
+            script = script.relative_to(Path.cwd())
+        return shlex.quote(str(script))
+    return f"{shlex.quote(sys.executable)} -m memorizz_async"
 
 
 def times_faster(asked: Sequence[Asked]) -> float:

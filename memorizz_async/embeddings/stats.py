@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from memorizz_async.markup import Summarized
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.cache import VectorCache
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 _RECENT = 512
 
 
-@dataclass(frozen=True)
-class EmbeddingStats:
+@dataclass(frozen=True, repr=False)
+class EmbeddingStats(Summarized):
     """The state of an embedding engine at one moment. Times are milliseconds, sizes bytes."""
 
     model: str
@@ -75,6 +77,23 @@ class EmbeddingStats:
     def truncated(self) -> int:
         """Texts that were longer than the model reads, so that only their beginning counts."""
         return self.backend_counters.get("truncated", 0)
+
+    def summary(self) -> Mapping[str, object]:
+        """The model, what it computed, what it did not have to, and what failed."""
+        return {
+            "model": self.model,
+            "device": self.device,
+            "texts": self.texts,
+            "computed": self.computed,
+            "cache_hits": self.cache_hits,
+            "queue_depth": self.queue_depth,
+            "failed": self.failed,
+            "compute_ms_p50": self.compute_ms_p50,
+        }
+
+    def details(self) -> Sequence[Mapping[str, object]]:
+        """Every counter."""
+        return [{"counter": name, "value": value} for name, value in self.as_dict().items()]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

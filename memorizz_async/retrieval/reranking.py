@@ -15,6 +15,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ModelLoadError,
 )
+from memorizz_async.installing import how_to_install
 
 
 @runtime_checkable
@@ -69,7 +70,7 @@ def _load(name: str) -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             "CrossEncoderReranker needs sentence-transformers, which is not installed",
-            fix='run pip install "memorizz-async[gpu]"',
+            fix=how_to_install("gpu"),
         ) from error
     try:
         return CrossEncoder(name)

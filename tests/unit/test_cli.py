@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from bson import DatetimeMS, Decimal128, ObjectId, Regex
 
 from memorizz_async import (
+    AsyncEmbeddingProvider,
     BatchResults,
     Explanation,
     FoundBy,
@@ -21,7 +25,14 @@ from memorizz_async import (
     __version__,
     cli,
 )
-from memorizz_async.errors import ServerUnavailableError
+from memorizz_async.cli.output import print_json
+from memorizz_async.demo.report import command_name
+from memorizz_async.errors import (
+    InvalidQueryError,
+    InvalidURIError,
+    MissingDependencyError,
+    ServerUnavailableError,
+)
 
 
 def test_every_command_is_told_apart() -> None:
@@ -53,6 +64,9 @@ def test_types_take_any_spelling_and_repeat() -> None:
         (["dance"], "dance"),
         (["recall", "q", "--memory-id", "me", "--type", "dreams"], "LONG_TERM_MEMORY"),
         (["recall", "q", "--memory-id", "me", "--limit", "many"], "--limit"),
+        (["recall", "q", "--memory-id", "me", "--limit", "0"], "--limit"),
+        (["recall", "q", "--memory-id", "me", "--limit", "10001"], "--limit"),
+        (["recall", " ", "--memory-id", "me"], "empty"),
         (["recall", "q"], "--memory-id"),
         (["store", "text"], "--memory-id"),
         (["local"], "status"),
@@ -80,19 +94,19 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_of_ours_is_three_lines_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What, what was seen, what to do; exit code 1; nothing on standard output."""
-    assert cli.main(["demo", "--locomo", str(tmp_path / "absent.json")]) == 1
+    """What, what was seen, what to do; nothing on standard output."""
+    assert cli.main(["demo", "--locomo", str(tmp_path / "absent.json")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: Cannot read")
     assert "seen:" in err
-    assert "to do:" in err
+    assert "snap-research/locomo" in err.partition("to do:")[2], "where the file comes from"
     assert "Traceback" not in err
 
 
 def test_no_question_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     """The demo asks at least one."""
-    assert cli.main(["demo", "--questions", "0"]) == 1
+    assert cli.main(["demo", "--questions", "0"]) == 2
     assert "1 to 10000" in capsys.readouterr().err
 
 
@@ -111,6 +125,9 @@ def test_debug_shows_where_an_error_comes_from(
         (KeyboardInterrupt(), 130, "interrupted"),
         (ServerUnavailableError("No server", fix="start one"), 1, "to do: start one"),
         (KeyError("secret"), 1, "--debug"),
+        (InvalidQueryError("The query is empty"), 2, "empty"),
+        (InvalidURIError("The address cannot be read"), 2, "address"),
+        (MissingDependencyError("motor is not installed"), 1, "motor"),
     ],
 )
 def test_exit_codes(
@@ -177,9 +194,11 @@ def test_a_recall_can_be_filtered_and_explained(
     results = RecallResults(BatchResults({"SUMMARIES": hits}, types=types), total_ms=2.0)
     seen: list[argparse.Namespace] = []
 
-    def answer(options: argparse.Namespace, call: object) -> RecallResults:
+    def answer(
+        options: argparse.Namespace, call: object, *, warm: bool
+    ) -> tuple[RecallResults, bool]:
         seen.append(options)
-        return results
+        return results, True
 
     monkeypatch.setattr(cli.recall, "on_provider", answer)
     words = ["recall", "tea", "--memory-id", "me", "--filter", '{"role": "user"}', "--explain"]
@@ -197,3 +216,117 @@ def test_a_recall_can_be_filtered_and_explained(
     with pytest.raises(SystemExit):
         cli.main(["recall", "tea", "--memory-id", "me", "--filter", "{"])
     assert "not JSON" in capsys.readouterr().err
+
+
+WRONG = {
+    "a filter on a path that is not declared": ["--filter", '{"colour": "red"}'],
+    "a filter that is a list": ["--filter", "[1]"],
+    "an operator that does not exist": ["--filter", '{"role": {"$near": 1}}'],
+    "a database that MongoDB does not take": ["--db", "a b"],
+    "an address without a scheme": ["--uri", "localhost:27017"],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_argument_is_found_before_a_model_is_loaded(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2; with --json, standard output has the error as JSON."""
+
+    async def load_async(self: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(AsyncEmbeddingProvider, "load_async", load_async)
+    assert cli.main(["recall", "tea", "--memory-id", "me", *WRONG[wrong], "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    told = json.loads(out)["error"]
+    assert set(told) == {"type", "what", "seen", "to_do", "notes"}
+    assert told["what"] in err
+
+
+def test_a_wrong_usage_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where --json is asked for, a pipe gets JSON."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(["recall", "--json"])
+    assert end.value.code == 2
+    assert "QUERY" in json.loads(capsys.readouterr().out)["error"]["what"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (float("nan"), None),
+        (float("-inf"), None),
+        (1.5, 1.5),
+        (2**70, 2**70),
+        (b"\x00\xff", "AP8="),
+        (datetime(2026, 11, 25, tzinfo=UTC), "2026-11-25T00:00:00+00:00"),
+        (ObjectId("0" * 24), "0" * 24),
+        (Decimal128("NaN"), "NaN"),
+        (DatetimeMS(2**60), str(DatetimeMS(2**60))),
+        (Regex("a"), str(Regex("a"))),
+        ({1: {"a": (float("nan"), {2})}}, {"1": {"a": [None, [2]]}}),
+        ("\ud800", "?"),
+    ],
+)
+def test_whatever_a_row_holds_is_printed_as_json(
+    value: object, shown: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of JSON's own types, without NaN and Infinity, which are no JSON."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    print_json({"value": value})
+    out = capsys.readouterr().out.encode(errors="replace").decode()
+    assert json.loads(out, parse_constant=refuse) == {"value": shown}
+
+
+def test_the_next_commands_can_be_run_by_the_reader(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By name where it is on the PATH; inside nox, whose PATH is its own, by the script's path."""
+    monkeypatch.delenv("NOX_CURRENT_SESSION", raising=False)
+    script = Path(sys.executable).with_name("memorizz-async")
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert command_name() == "memorizz-async"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command_name() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    monkeypatch.setenv("NOX_CURRENT_SESSION", "demo")
+    monkeypatch.chdir(script.parents[1])
+    assert command_name() == "bin/memorizz-async"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "a python"))
+    assert command_name() == f"'{tmp_path}/a python' -m memorizz_async"
+
+
+INTERRUPTED = """
+import asyncio, signal, sys, threading, time
+from memorizz_async import cli
+from memorizz_async.embeddings import AsyncEmbeddingProvider
+
+async def load_async(self):  # as a model does: in a thread that nothing interrupts
+    print("loading", flush=True)
+    await asyncio.to_thread(time.sleep, 60)
+
+AsyncEmbeddingProvider.load_async = load_async
+sys.exit(cli.main(["recall", "tea", "--memory-id", "me", "--uri", "memory://"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT of POSIX")
+def test_an_interrupt_while_a_model_loads_ends_the_program_with_one_line() -> None:
+    """Though the thread that loads it goes on."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert started.stdout is not None
+    assert started.stdout.readline() == "loading\n"
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=10)
+    assert started.returncode == 130
+    assert err.strip() == "interrupted"

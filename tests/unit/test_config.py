@@ -219,3 +219,27 @@ def test_quantization_is_one_that_exists_and_fits() -> None:
         MongoDBConfig(quantization="int8")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="multiple of 8"):
         MongoDBConfig(quantization="binary", dimensions=12)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_dotenv_file_in_utf8_is_read(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a byte order mark, too."""
+    (tmp_path / ".env").write_text("MONGODB_URI=mongodb://db.example\n", encoding=encoding)
+    monkeypatch.chdir(tmp_path)
+    assert MongoDBConfig().resolved_uri() == "mongodb://db.example"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_a_dotenv_file_in_another_encoding_is_an_error_that_names_it(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PowerShell writes UTF-16."""
+    text = "MONGODB_URI=mongodb://u:pässword@db.example\n"
+    (tmp_path / ".env").write_bytes(text.encode(encoding))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="UTF-8") as caught:
+        MongoDBConfig().resolved_uri()
+    assert str(tmp_path / ".env") in str(caught.value)
+    assert "ssword" not in str(caught.value)

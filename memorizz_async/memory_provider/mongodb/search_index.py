@@ -10,6 +10,7 @@ from typing import Any
 
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import DatabaseError, OperationTimeoutError
+from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.pipelines import (
     create_search_index,
     update_search_index,
@@ -25,7 +26,7 @@ _ALREADY_EXISTS, _NOT_FOUND = 68, 27
 
 
 @dataclass(frozen=True)
-class IndexProgress:
+class IndexProgress(Summarized):
     """How the search index of a collection stands while it is awaited.
 
     status: the server's word, `PENDING`, `BUILDING`, `READY`, …, or `MISSING`. queryable: whether

@@ -15,6 +15,7 @@ from pymongo import errors as driver_errors
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import MissingDependencyError
+from memorizz_async.installing import how_to_install
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.server import mapped
 from memorizz_async.memory_provider.mongodb.driver.translation import memory_cannot, refusal_of
@@ -159,7 +160,7 @@ def memory_database(name: str) -> Any:
     except ImportError as error:
         raise MissingDependencyError(
             "memory:// needs mongomock-motor, which is not installed",
-            fix='run pip install "memorizz-async[memory]"',
+            fix=how_to_install("memory"),
         ) from error
     if not name:
         return MongoClient(tz_aware=True)

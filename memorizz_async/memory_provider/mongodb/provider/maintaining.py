@@ -28,13 +28,15 @@ class Maintaining(ProviderCore):
         self,
         memory_types: Iterable[Any] | None = None,
         *,
+        search: bool = True,
         progress: Callable[[IndexProgress], None] | None = None,
         timeout_ms: int | None = None,
     ) -> IndexReport:
         """Create every index that is missing, and wait until the search indexes answer.
 
-        memory_types: None means all. progress: called with how each search index stands, whenever
-            that changes. Safe to run again, and from several programs.
+        memory_types: None means all. search: False leaves search indexes (of `$vectorSearch`)
+            alone, which take minutes to build. progress: called with how each search index stands,
+            whenever that changes. Safe to run again, and from several programs.
 
         Without `MongoDBConfig(dimensions=…)` a server with vector search is asked for indexes of
         the dimension of the rows; where there are none, the embedder's, which loads its model.
@@ -60,6 +62,7 @@ class Maintaining(ProviderCore):
             fields,
             conversations=self._collections[MemoryType.CONVERSATION_MEMORY],
             config=self.config,
+            search=search,
             embedder=lambda: self.embedder,
             known=known,
             progress=progress,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from memorizz_async.errors import MemorizzAsyncError
+from memorizz_async.markup import Summarized
 
 Step = Literal["embedding", "switching", "done"]
 OnUnembeddable = Literal["raise", "drop_vector"]
@@ -14,7 +15,7 @@ SHOWN_IDS = 20
 
 
 @dataclass(frozen=True)
-class ReembedProgress:
+class ReembedProgress(Summarized):
     """How far a memory type is.
 
     step: `embedding` (new vectors are made beside the old ones, which answer), `switching` (for
@@ -28,8 +29,8 @@ class ReembedProgress:
     total: int
 
 
-@dataclass
-class TypeReport:
+@dataclass(repr=False)
+class TypeReport(Summarized):
     """What was done with the rows of one memory type.
 
     model_before, model: None before where rows did not say it, or there were none.
@@ -58,6 +59,21 @@ class TypeReport:
     seconds: float = 0.0
     error: MemorizzAsyncError | None = None
 
+    def summary(self) -> Mapping[str, object]:
+        """Counts, models and time."""
+        return {
+            "memory_type": self.memory_type,
+            "model_before": self.model_before,
+            "model": self.model,
+            "rows": self.rows,
+            "resumed": self.resumed,
+            "skipped": self.skipped,
+            "failed": self.failed_count,
+            "switched": self.switched,
+            "seconds": self.seconds,
+            "error": None if self.error is None else type(self.error).__name__,
+        }
+
     def fail(self, row_id: str, reason: str) -> None:
         """Count a row that could not be embedded; the first are remembered by name."""
         self.failed_count += 1
@@ -65,14 +81,29 @@ class TypeReport:
             self.failed[row_id] = reason
 
 
-@dataclass(frozen=True)
-class ReembedReport:
+@dataclass(frozen=True, repr=False)
+class ReembedReport(Summarized):
     """What `reembed_async` did. types: by memory type, of those whose collection has vectors."""
 
     model: str
     dimensions: int
     types: Mapping[str, TypeReport]
     seconds: float
+
+    def summary(self) -> Mapping[str, object]:
+        """Over all types."""
+        return {
+            "model": self.model,
+            "dimensions": self.dimensions,
+            "types": len(self.types),
+            "rows": self.rows,
+            "failed": sum(one.failed_count for one in self.types.values()),
+            "seconds": self.seconds,
+        }
+
+    def details(self) -> Sequence[Mapping[str, object]]:
+        """A row for each type."""
+        return [one.summary() for one in self.types.values()]
 
     @property
     def rows(self) -> int:
