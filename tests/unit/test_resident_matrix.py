@@ -68,7 +68,7 @@ def test_a_table_finds_what_a_scan_finds(  # noqa: PLR0917 - hypothesis passes t
             row = np.array([vector], np.float32) * np.float32(scale)
             until = 5.0 if number in expired else np.inf
             values = (("number", number % every),)
-            table.add(row, [NewRow(number, number, until, number)], [values])
+            table.add(row, [NewRow(number, number, until)], [values])
             kept[number] = row[0]
         before, filtered = table.snapshot(0.0), table.snapshot(0.0, wanted)
         seen = before.best(np.array(query, np.float32), similarity, limit)
@@ -100,7 +100,7 @@ def test_rows_left_out_are_replaced_by_the_next_best() -> None:
     """As many hits as asked for, without those that are known to be gone."""
     vectors = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
     table = VectorTable(16)
-    table.add(vectors, [NewRow(n, n, np.inf, n) for n in range(500)])
+    table.add(vectors, [NewRow(n, n, np.inf) for n in range(500)])
     snapshot = table.snapshot(0.0)
     ten = [row_id for row_id, _ in snapshot.best(vectors[3], "cosine", 10)]
     gone = set(ten[:4])
@@ -114,7 +114,7 @@ def test_rows_that_memory_cannot_tell_are_known_for_as_long_as_they_live() -> No
     for number in range(6):
         values = (None if number == 0 else (), None if number == 1 else ())
         until = 5.0 if number == 1 else np.inf
-        table.add(np.ones((1, 2), np.float32), [NewRow(number, number, until, number)], [values])
+        table.add(np.ones((1, 2), np.float32), [NewRow(number, number, until)], [values])
     assert (table.cannot_tell("f", 0.0), table.cannot_tell("g", 0.0)) == (True, True)
     assert (table.cannot_tell("f", 9.0), table.cannot_tell("g", 9.0)) == (True, False)
     for number in (2, 3, 4, 5):
@@ -128,7 +128,7 @@ def test_bytes_follow_what_is_held() -> None:
     """They grow with rows, and shrink when most of them have gone."""
     table = VectorTable(8)
     empty = table.nbytes
-    table.add(np.ones((1000, 8), np.float32), [NewRow(n, n, np.inf, n) for n in range(1000)])
+    table.add(np.ones((1000, 8), np.float32), [NewRow(n, n, np.inf) for n in range(1000)])
     full = table.nbytes
     assert full >= 1000 * 8 * 4
     for number in range(990):
