@@ -10,6 +10,7 @@ import heapq
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -39,23 +40,34 @@ def best_first(
     Returns:
         The positions of the selected rows, the best first.
     """
-    order = np.argsort(-scores, kind="stable")  # NaN goes last
-    order = order[: len(order) - int(np.count_nonzero(np.isnan(scores)))]
+    order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
+    if len(order) and np.isnan(ranked[-1]):  # NaN goes last
+        order = order[: len(order) - int(np.count_nonzero(np.isnan(ranked)))]
+        ranked = ranked[: len(order)]
     if len(order) > limit:
         # Every row that is as good as the last one may be selected.
         order = order[: np.searchsorted(-ranked, -ranked[limit - 1], side="right")]
         ranked = ranked[: len(order)]
     positions: list[int] = order.tolist()
-    starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1])) if len(order) else order
-    if len(starts) < len(order):
-        stops = np.append(starts[1:], len(order))
-        several = stops - starts > 1
-        for start, stop in zip(starts[several].tolist(), stops[several].tolist(), strict=True):
+    if (ranked[1:] == ranked[:-1]).any():
+        _sort_equals(positions, ranked, limit, id_at)
+    return positions[:limit]
+
+
+def _sort_equals(
+    positions: list[int],
+    ranked: NDArray[np.floating[Any]],
+    limit: int,
+    id_at: Callable[[int], Any],
+) -> None:
+    """Put positions of equal scores into the order of their ids, as far as the limit reaches."""
+    changes = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1
+    for start, stop in pairwise([0, *changes.tolist(), len(positions)]):
+        if stop - start > 1:
             equals = positions[start:stop]
             lowest = by_id([id_at(position) for position in equals], limit - start)
             positions[start : start + len(lowest)] = [equals[at] for at in lowest]
-    return positions[:limit]
 
 
 def best_rows(
