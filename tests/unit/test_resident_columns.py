@@ -171,6 +171,9 @@ def test_numbers_are_compared_exactly() -> None:
         mask = columns.where(parse_filter({"f": wanted}, PATHS), 3)
         assert mask.tolist() == [bool(each) for each in found]
     assert columns.where(EVERY_ROW, 3).all()
+    alone = columns_of([as_stored({"_id": 1, "f": 2**53 + 1})])  # as float64 it is 2**53
+    for wanted in ({"$lte": 2.0**53}, {"$gt": 2**53 + 1}, {"$in": [2**53, 2.0**53 + 2]}):
+        assert not alone.where(parse_filter({"f": wanted}, PATHS), 1).any()
 
 
 def test_bytes_follow_what_is_held() -> None:
