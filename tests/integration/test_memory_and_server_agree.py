@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from memorizz_async.memory_provider.mongodb.filters import fields_by_type, for_f
 from memorizz_async.retrieval.fusion import FUSIONS
 from memorizz_async.vectors import stored_vector
 
-ROUNDS, STEPS, QUERIES = 6, 25, 25
+ROUNDS, STEPS, QUERIES = 3, 20, 25
 SIZE = int(os.environ.get("MEMORIZZ_ASYNC_TEST_SIZE", "1"))
 """How many times more; `nox -s slow` raises it."""
 FIELDS = ["metadata.topic"]
@@ -114,9 +115,9 @@ class Model:
             return None
         return float((1 + vector @ query / np.linalg.norm(vector) / np.linalg.norm(query)) / 2)
 
-    def best(self, count: int) -> list[tuple[str, float]]:
+    def best(self, count: int | None = None) -> list[tuple[str, float]]:
         """By vectors: the highest scores, of equal ones the lowest ids."""
-        return sorted(self.vector.items(), key=lambda pair: -round(pair[1], 6))[:count]
+        return sorted(self.vector.items(), key=lambda pair: -pair[1])[:count]
 
     def by_words(self, count: int) -> tuple[list[tuple[str, float]], bool]:
         """By words, and whether no other row has any of them."""
@@ -128,6 +129,14 @@ class Model:
         ]
         found = [(str(row["_id"]), row["score"]) for row in self.collection.aggregate(pipeline)]
         return found[:count], len(found) < count
+
+    def expected(self) -> list[tuple[str, float]]:
+        """What comes into question, the best first."""
+        if self.asked["mode"] == "hybrid":
+            return self.fused(hybrid.candidates_for(self.asked["limit"]))
+        if self.asked["mode"] == "text":
+            return [(key, score / (1 + score)) for key, score in self.by_words(1_000)[0]]
+        return self.best()
 
     def fused(self, count: int) -> list[tuple[str, float]]:
         """Both: the candidates of each search, their standard scores or ranks added up."""
@@ -141,7 +150,7 @@ class Model:
         by_words = np.array([text.get(each, 0.0 if complete else np.nan) for each in candidates])
         fused = FUSIONS["zscore"](by_vector, by_words).tolist()
         pairs = zip(candidates, fused, strict=True)
-        return sorted(pairs, key=lambda pair: -round(pair[1], 6))
+        return sorted(pairs, key=lambda pair: -pair[1])
 
 
 class Comparer:
@@ -171,21 +180,22 @@ class Comparer:
         by_server = await self.ask(asked, "strong")
         assert in_memory == by_server, asked
         rows, report = in_memory
-        model, limit = Model(self.collection, asked), asked["limit"]
-        by_words = asked["mode"] != "vector"
-        if asked["mode"] == "hybrid" and rows:
-            expected = model.fused(hybrid.candidates_for(limit))[:limit]
-            found = [(row_id, fused) for row_id, _, _, fused in rows]
-        elif asked["mode"] == "text":
-            expected = [(key, x / (1 + x)) for key, x in model.by_words(limit)[0]]
-            found = [(row_id, score) for row_id, score, _, _ in rows]
-        else:
-            expected = model.best(limit)
-            found = [(row_id, score) for row_id, score, _, _ in rows]
-        assert [row_id for row_id, _ in found] == [row_id for row_id, _ in expected], asked
-        values = [value for _, value in expected]
-        assert [value for _, value in found] == pytest.approx(values, abs=1e-6)
-        if not by_words or report:
+        model = Model(self.collection, asked)
+        expected = model.expected() if rows or asked["mode"] != "hybrid" else model.best()
+        which = {"vector": 1, "text": 1, "hybrid": 3}[asked["mode"]]
+        found = [(row[0], row[which]) for row in rows]
+        assert len(found) == min(asked["limit"], len(expected)), asked
+        value_of, place_of = dict(expected), {key: at for at, key in enumerate(model.ids)}
+        for (row_id, value), (_, best) in zip(found, expected, strict=False):
+            assert value == pytest.approx(value_of[row_id], abs=1e-6), asked
+            assert value == pytest.approx(best, abs=1e-6), asked
+        for (one, value), (other, less) in pairwise(found):
+            assert (-value, place_of[one]) < (-less, place_of[other]), asked
+        if found:  # nobody who is as good, and before the last by id, was left out
+            last, left = found[-1][0], value_of.keys() - dict(found).keys()
+            equal = [each for each in left if value_of[each] == value_of[last]]
+            assert all(place_of[each] > place_of[last] for each in equal), asked
+        if asked["mode"] == "vector" or report:
             assert (report[1] if report else 0) == len(model.bad), asked
             assert list(report[0] if report else ()) == model.bad[:20]
 
