@@ -355,6 +355,11 @@ class Residents(RuleBasedStateMachine):
         assert (hits.unsearchable.count if hits.unsearchable else 0) == len(bad)
         if hits.unsearchable:
             assert set(hits.unsearchable.rows) <= bad
+        by_server = await provider.retrieve_memory_units_by_query_async(
+            None, query, memory_type=KB, consistency="strong", **asked
+        )
+        assert list(hits) == list(by_server)
+        assert str(hits.unsearchable) == str(by_server.unsearchable)
 
     def expected(
         self, tenant: str, user: Any, query: Any, wanted: Any
