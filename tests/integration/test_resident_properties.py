@@ -355,6 +355,12 @@ class Residents(RuleBasedStateMachine):
         assert (hits.unsearchable.count if hits.unsearchable else 0) == len(bad)
         if hits.unsearchable:
             assert set(hits.unsearchable.rows) <= bad
+        by_server = await provider.retrieve_memory_units_by_query_async(
+            None, query, memory_type=KB, consistency="strong", **asked
+        )
+        ranked = [[(hit["_id"], hit["score"]) for hit in each] for each in (hits, by_server)]
+        assert ranked[0] == ranked[1]
+        assert str(hits.unsearchable) == str(by_server.unsearchable)
 
     def expected(
         self, tenant: str, user: Any, query: Any, wanted: Any

@@ -15,6 +15,7 @@ import pytest
 from atlas_standin import filters as standin
 from bson import Binary, Code, CodecOptions, DatetimeConversion, DBRef, Decimal128, Int64, ObjectId
 from bson.binary import UuidRepresentation
+from bson.datetime_ms import DatetimeMS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.filter_strategies import filters_over
@@ -51,7 +52,8 @@ typed = (*ordered, *unordered)
 scalars = st.one_of(*typed, st.none())
 kept = st.one_of(
     scalars.map(lambda value: Binary.from_uuid(value) if isinstance(value, uuid.UUID) else value),
-    st.sampled_from([float("nan"), float("inf"), Int64(1), b"raw", Binary(bytes(16), 3)]),
+    st.sampled_from([float("nan"), float("inf"), -0.0, Int64(1), b"raw", Binary(bytes(16), 3)]),
+    st.sampled_from([DatetimeMS(-(2**62)), DatetimeMS(2**53 + 1), DatetimeMS(2**62)]),
 )
 values = st.one_of(kept, st.lists(kept, max_size=3), st.just({"x": 1}), st.just([[1]]))
 deep = st.fixed_dictionaries({}, optional={"f": values})
@@ -171,6 +173,9 @@ def test_numbers_are_compared_exactly() -> None:
         mask = columns.where(parse_filter({"f": wanted}, PATHS), 3)
         assert mask.tolist() == [bool(each) for each in found]
     assert columns.where(EVERY_ROW, 3).all()
+    alone = columns_of([as_stored({"_id": 1, "f": 2**53 + 1})])  # as float64 it is 2**53
+    for wanted in ({"$lte": 2.0**53}, {"$gt": 2**53 + 1}, {"$in": [2**53, 2.0**53 + 2]}):
+        assert not alone.where(parse_filter({"f": wanted}, PATHS), 1).any()
 
 
 def test_bytes_follow_what_is_held() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.row_matching import (
     FOREVER,
     NEVER,
     alive_until,
+    has_vector,
     matcher_of,
 )
 
@@ -72,3 +73,27 @@ MOMENT = datetime(2026, 1, 2, tzinfo=UTC)
 def test_a_row_lives_until(row: Any, until: float) -> None:
     """As the filter of every read has it."""
     assert alive_until(row) == until
+
+
+@pytest.mark.parametrize(
+    ("row", "has"),
+    [
+        ({}, False),
+        ({"embedding": None}, False),
+        ({"embedding": [1.0, None]}, False),  # equal to null, to the server
+        ({"embedding": [[None]]}, True),
+        ({"embedding": []}, True),
+        ({"embedding": "text"}, True),
+        ({"embedding": [1.0]}, True),
+    ],
+)
+def test_a_row_has_a_vector(row: Any, has: bool) -> None:
+    """As the filter of a scan has it."""
+    assert has_vector(row) is has
+
+
+def test_an_expiry_is_whole_milliseconds() -> None:
+    """As BSON keeps it: what the server compares."""
+    assert alive_until({"expires_at": MOMENT + timedelta(microseconds=1_999)}) == (
+        MOMENT.timestamp() * 1000 + 1
+    )

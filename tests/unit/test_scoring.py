@@ -90,6 +90,38 @@ def test_scores_of_unit_vectors_are_between_0_and_1(
     assert result[7] == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("dimensions", [1, 3, 8, 31, 384, 1536, 9_001])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_a_score_does_not_depend_on_the_rows_beside_it(
+    similarity: Similarity, dimensions: int
+) -> None:
+    """Bit for bit: alone, in any block, at any place in memory. Else equal vectors would not tie,
+    and a search in memory, which scores few rows at once, would differ from a scan.
+    """
+    numbers = np.random.default_rng(4)
+    rows = numbers.standard_normal((64, dimensions), dtype=np.float32)
+    rows[40:] = rows[:24]
+    query = numbers.standard_normal(dimensions, dtype=np.float32)
+    whole = scores(rows, query, similarity)
+    assert whole[40:].tolist() == whole[:24].tolist()
+    for size in (1, 2, 7, 33):
+        some = numbers.choice(64, size, replace=False)
+        assert scores(rows[some], query, similarity).tolist() == whole[some].tolist()
+    for offset in (1, 4, 12):
+        raw = bytearray(rows[:5].nbytes + offset)
+        moved = np.ndarray((5, dimensions), np.float32, buffer=raw, offset=offset)
+        moved[:] = rows[:5]
+        assert scores(moved, query, similarity).tolist() == whole[:5].tolist()
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_a_finite_row_has_a_score_however_large_it_is(similarity: Similarity) -> None:
+    """Products beyond float32, of both signs, are no "value that is not finite"."""
+    rows = np.array([[3e38, 3e38], [3e38, -3e38], [1.0, 0.0]], dtype=np.float32)
+    result = scores(rows, np.array([3e38, 3e38], dtype=np.float32), similarity)
+    assert not np.isnan(result).any()
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_cosine_does_not_know_lengths(scale: float) -> None:
     """A row and its multiple score the same, and never above 1 or below 0 by rounding."""

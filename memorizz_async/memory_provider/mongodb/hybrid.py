@@ -38,6 +38,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.hits import (
     key_of,
     rows_of_the_best,
 )
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import by_id
 from memorizz_async.memory_provider.mongodb.vector_search.own_model import comparable, refuse_others
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
@@ -225,21 +226,25 @@ class HybridSearch:
         *,
         complete: bool,
     ) -> list[Standing]:
-        """All candidates, the best first.
+        """All candidates, the best first; of equals, the one with the lower id.
 
         found: the id and the vector's score by key. of_words: the row and its score by the words.
         complete: whether no other row has any of them.
         """
         if not found:
             return []
-        vector = np.array([score for _, score in found.values()], dtype=np.float64)
-        scored = [of_words[key][1] if key in of_words else np.nan for key in found]
+        # By id, whatever the searches: sums round by their order, and equals stay in it.
+        keys, pairs = list(found), list(found.values())
+        in_order = by_id([row_id for row_id, _ in pairs])
+        keys, pairs = [keys[at] for at in in_order], [pairs[at] for at in in_order]
+        vector = np.array([score for _, score in pairs], dtype=np.float64)
+        scored = [of_words[key][1] if key in of_words else np.nan for key in keys]
         text = np.array(scored, dtype=np.float64)
         known = text
         if self.fusion == "zscore" and complete:
             known = np.nan_to_num(text, nan=0.0)  # that a row has none of the words is known, too
         fused = FUSIONS[self.fusion](vector, known)
-        candidates = list(zip(found, found.values(), text.tolist(), fused.tolist(), strict=True))
+        candidates = list(zip(keys, pairs, text.tolist(), fused.tolist(), strict=True))
         return [
             Standing(key, row_id, score, words, both)
             for key, (row_id, score), words, both in map(

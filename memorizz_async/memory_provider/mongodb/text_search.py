@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from memorizz_async.config import MongoDBConfig
@@ -24,6 +25,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
     text_search_pipeline,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import best_rows
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 
 log = logging.getLogger(__name__)
@@ -114,9 +116,10 @@ class TextSearch:
             self._usable.pop(request.collection, None)
             return f"the text index of {request.collection!r} is not there any more"
         rows = [pair for part in parts for pair in part]
-        rows.sort(key=lambda pair: -pair[1])
+        if len(parts) > 1:  # of one scope, the server has put them into order
+            rows = best_rows(rows, request.limit, itemgetter("_id"))
         complete = all(len(part) < request.limit for part in parts)
-        return TextAnswer(rows[: request.limit], complete)
+        return TextAnswer(rows, complete)
 
 
 async def _answers(

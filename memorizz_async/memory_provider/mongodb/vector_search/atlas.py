@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from memorizz_async.errors import DatabaseError
@@ -14,6 +15,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
     vector_search_pipeline,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import best_rows
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -106,6 +108,9 @@ async def search(
 ) -> SearchAnswer:
     """The best rows of the scope and the filter, by the index: approximate, unless `exact`.
 
+    Of rows of equal score at the limit the index chooses which come; those that come are in the
+    order of all strategies.
+
     exists: whether filters here take `$exists`. Without it rows that lack a field are not found
         where None asks for them; those with a null are.
 
@@ -130,4 +135,5 @@ async def search(
             ),
             deadline=request.deadline,
         )
-    return SearchAnswer(NAME, [(row, float(row.pop(SCORE_FIELD))) for row in rows])
+    found = [(row, float(row.pop(SCORE_FIELD))) for row in rows]
+    return SearchAnswer(NAME, best_rows(found, request.limit, itemgetter("_id")))

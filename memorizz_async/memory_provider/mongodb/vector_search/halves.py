@@ -6,6 +6,7 @@ Each row is compared with the query of its own model, exactly, and both results 
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import itemgetter
 
 from memorizz_async.errors import StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.pipelines.models import (
@@ -15,6 +16,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.models import (
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search import scan
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import best_rows
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -39,7 +41,7 @@ async def search(driver: Driver, request: SearchRequest) -> SearchAnswer:
     reports = [half.unsearchable for half in (old, new) if half.unsearchable is not None]
     if not merged and reports:
         raise reports[0]
-    best = sorted(merged.values(), key=lambda pair: -pair[1])[: request.limit]
+    best = best_rows(list(merged.values()), request.limit, itemgetter("_id"))
     return SearchAnswer(scan.NAME, best, reports[0] if reports else None)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from memorizz_async.errors import EmbeddingModelMismatchError
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import by_id
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 
 
@@ -22,10 +23,10 @@ def refuse_others(request: SearchRequest, rows: Iterable[Mapping[str, Any]]) -> 
     """
     if request.model is None or request.changing is not None or request.only:
         return
-    strays = {
-        str(row["_id"]): str(row["embedding_model"]) for row in rows if not comparable(request, row)
-    }
-    if strays:
+    others = [row for row in rows if not comparable(request, row)]
+    if others:
+        in_order = [others[at] for at in by_id([row["_id"] for row in others])]
+        strays = {str(row["_id"]): str(row["embedding_model"]) for row in in_order}
         raise EmbeddingModelMismatchError(
             f"Rows of {request.collection!r} are of another embedding model than the query",
             rows=strays,

@@ -51,7 +51,10 @@ class VectorBlock:
         return [self.id_at(position) for position in range(len(self.rows))]
 
     def id_at(self, position: int) -> Any:
-        return bson.decode(self.rows[position], codec_options=_ANY_DATE)["_id"]
+        row = self.rows[position]
+        if row[4:9] == _ID_FIRST:  # the usual case: nothing else has to be decoded
+            return ObjectId(row[9:21].tobytes())
+        return bson.decode(row, codec_options=_ANY_DATE)["_id"]
 
 
 class _EqualRows(Sequence[memoryview]):

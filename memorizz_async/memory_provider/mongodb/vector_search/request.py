@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
+
+from bson.datetime_ms import DatetimeMS
 
 from memorizz_async.config import Consistency, RecallMode, Similarity
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition, for_find
 from memorizz_async.memory_provider.mongodb.pipelines import all_of
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import id_key
 from memorizz_async.results import FoundBy
 from memorizz_async.vectors import Vector
 
@@ -93,6 +98,11 @@ class SearchRequest:
     only: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def now_ms(self) -> int:
+        """`now` in milliseconds since the epoch, as BSON sends it to the server."""
+        return int(DatetimeMS(self.now))
+
+    @property
     def conditions(self) -> dict[str, Any]:
         """Scope and filter for `find`. A filter never widens a scope: both must hold."""
         return all_of(self.scope, for_find(self.filter))
@@ -110,27 +120,30 @@ class SearchAnswer:
 
 @dataclass
 class Unsearchable:
-    """Counts rows that cannot be compared with a query, and remembers the first of them."""
+    """Counts rows that cannot be compared with a query, and remembers those with the lowest ids."""
 
     remembered: int = 20
     count: int = 0
-    rows: dict[str, str] = field(default_factory=dict)
+    _first: list[tuple[Any, str, str]] = field(default_factory=list)
 
     def add(self, row_id: Any, reason: str) -> None:
+        """Count a row; rows may come in any order."""
         self.count += 1
-        if len(self.rows) < self.remembered:
-            self.rows[str(row_id)] = reason
+        key = id_key(row_id)
+        if len(self._first) < self.remembered or key < self._first[-1][0]:
+            insort(self._first, (key, str(row_id), reason), key=itemgetter(0))
+            del self._first[self.remembered :]
 
     def error(self, collection: str, dimensions: int) -> StoredEmbeddingError | None:
         """The error that says so; None where there is nothing to say."""
         if not self.count:
             return None
-        row_id, reason = next(iter(self.rows.items()))
+        _, row_id, reason = self._first[0]
         noun = "row has a vector" if self.count == 1 else "rows have vectors"
         return StoredEmbeddingError(
             f"{self.count} {noun} in {collection!r} that cannot be compared with this query "
             f"of {dimensions} dimensions",
-            rows=self.rows,
+            rows={name: why for _, name, why in self._first},
             count=self.count,
             seen=f"row {row_id}: {reason}",
             fix="embed those rows again with the model of the query (`memorizz-async reembed`, or "

@@ -82,7 +82,7 @@ class ResidentStore:
             scope = await self._up_to_date(request, written)
         if isinstance(scope, str):
             return scope
-        path = scope.cannot_tell(request.filter, request.now.timestamp() * 1000)
+        path = scope.cannot_tell(request.filter, request.now_ms)
         if path is not None:
             return f"{path!r} has values that only the server compares"
         return ResidentRanking(self._driver, scope, request)

@@ -26,7 +26,8 @@ Mask = NDArray[np.bool_]
 
 _AS_NUMBERS = ("number", "date")
 _EXACT = 2**53
-"""Whole numbers up to here are float64's; with larger ones, and NaN, Python compares."""
+"""Whole numbers below are float64's, and others become no number below; with NaN and those from
+here on, Python compares."""
 
 _BYTES_A_VALUE = 256
 """What is kept of a different value: itself, its code, its places in a dict, a list, an array."""
@@ -142,7 +143,7 @@ class _Known:
     def codes_where(self, test: Test) -> NDArray[np.int32] | list[int]:
         """The codes of the values that pass."""
         operands = test.operands
-        if test.kind in _AS_NUMBERS and all(abs(operand) <= _EXACT for operand in operands):
+        if test.kind in _AS_NUMBERS and all(abs(operand) < _EXACT for operand in operands):
             numbers, codes = self._as_arrays()
             if numbers is not None:
                 holds = test.compares(operands[0], numbers)
@@ -159,7 +160,7 @@ class _Known:
         count = len(self._values)
         if self._arrays is None or self._arrays[0] != count:
             numbers = np.array(self._values[:count], dtype=np.float64)
-            exact = bool((np.abs(numbers) <= _EXACT).all())
+            exact = bool((np.abs(numbers) < _EXACT).all())
             codes = np.array(self._codes[:count], dtype=np.int32)
             self._arrays = (count, numbers if exact else None, codes)
         return self._arrays[1:]

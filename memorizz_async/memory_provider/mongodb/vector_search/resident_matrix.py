@@ -7,13 +7,15 @@ marked is written anew beside the old one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Container, Hashable, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition
 from memorizz_async.memory_provider.mongodb.vector_search.field_values import RowValues
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import by_id
 from memorizz_async.memory_provider.mongodb.vector_search.resident_columns import Columns, Mask
 from memorizz_async.memory_provider.mongodb.vector_search.resident_snapshot import (
     NewRow,
@@ -39,7 +41,6 @@ class _Chunk:
         self.matrix: Matrix = np.empty((capacity, dimensions), dtype=np.float32)
         self.lengths: NDArray[np.float32] = np.empty(capacity, dtype=np.float32)
         self.until: NDArray[np.float64] = np.empty(capacity, dtype=np.float64)
-        self.order: NDArray[np.int64] = np.empty(capacity, dtype=np.int64)
         self.columns = Columns(paths, capacity)
         self.rows: list[NewRow] = []
         self.count = 0
@@ -52,7 +53,7 @@ class _Chunk:
 
     @property
     def nbytes(self) -> int:
-        return self.matrix.nbytes + len(self.lengths) * 20 + self.columns.nbytes
+        return self.matrix.nbytes + len(self.lengths) * 12 + self.columns.nbytes
 
     def append(
         self,
@@ -65,7 +66,6 @@ class _Chunk:
         self.matrix[into] = vectors
         self.lengths[into] = lengths
         self.until[into] = [row.until for row in rows]
-        self.order[into] = [row.order for row in rows]
         self.columns.append(values)
         self.first_expiry = min(self.first_expiry, *(row.until for row in rows))
         self.rows.extend(rows)
@@ -76,7 +76,6 @@ class _Chunk:
         return Part(
             self.matrix[: self.count],
             self.lengths[: self.count],
-            self.order[: self.count],
             self.rows,
             self.columns,
             self.alive(now_ms),
@@ -109,6 +108,7 @@ class VectorTable:
         self._chunks: list[_Chunk] = []
         self._places: dict[Hashable, tuple[_Chunk, int]] = {}
         self._shortest, self._longest = FOREVER, 0.0  # of all rows that ever were
+        self._by_id: list[NewRow] | None = None  # sorted only when it is asked for
 
     def __len__(self) -> int:
         return len(self._places)
@@ -119,10 +119,6 @@ class VectorTable:
     @property
     def nbytes(self) -> int:
         return sum(chunk.nbytes for chunk in self._chunks) + BYTES_A_ROW * len(self._places)
-
-    def order_of(self, key: Hashable) -> int | None:
-        place = self._places.get(key)
-        return None if place is None else int(place[0].order[place[1]])
 
     def vectors_of(self, keys: Sequence[Hashable]) -> tuple[list[int], Matrix]:
         """Which of the rows are here, by position, and their vectors, copied: shape (rows that are,
@@ -142,6 +138,7 @@ class VectorTable:
 
         vectors: shape (len(rows), dimensions), finite. values: of each row, where there are paths.
         """
+        self._by_id = None
         with np.errstate(over="ignore"):
             lengths = row_lengths(vectors)
         self._shortest = min(self._shortest, float(lengths.min(initial=np.inf)))
@@ -163,6 +160,7 @@ class VectorTable:
         place = self._places.pop(key, None)
         if place is None:
             return False
+        self._by_id = None
         chunk, position = place
         chunk.until[position] = _GONE
         chunk.dead += 1
@@ -174,6 +172,19 @@ class VectorTable:
         """The rows that are alive at a moment and satisfy the condition, for one search."""
         parts = [chunk.part(now_ms) for chunk in self._chunks]
         return Snapshot(self.dimensions, parts, condition, self._shortest, self._longest)
+
+    def lowest_ids(self, snapshot: Snapshot, most: int) -> list[NewRow]:
+        """The rows of a snapshot of this table, as it is now, with the lowest ids, in order."""
+        if len(snapshot) < most:
+            rows = list(snapshot.rows())
+            return [rows[at] for at in by_id([row.row_id for row in rows])]
+        if self._by_id is None:
+            rows = [chunk.rows[position] for chunk, position in self._places.values()]
+            self._by_id = [rows[at] for at in by_id([row.row_id for row in rows])]
+        chosen: Container[Hashable] = self
+        if len(snapshot) < len(self):
+            chosen = {row.key for row in snapshot.rows()}
+        return list(islice((row for row in self._by_id if row.key in chosen), most))
 
     def cannot_tell(self, path: str, now_ms: float) -> bool:
         """Whether a row that is alive has values at the path that are not kept."""

@@ -38,7 +38,7 @@ class ResidentRanking:
 
     def __init__(self, driver: Driver, scope: ResidentScope, request: SearchRequest) -> None:
         self._driver, self._scope, self._request = driver, scope, request
-        dimensions, now_ms = request.vector.size, request.now.timestamp() * 1000
+        dimensions, now_ms = request.vector.size, request.now_ms
         self._snapshot = scope.snapshot(dimensions, now_ms, request.filter)
         found = scope.unsearchable(dimensions, now_ms, request.filter)
         self.unsearchable = found.error(request.collection, dimensions)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Hashable, Mapping, Sequence
-from itertools import compress, islice
-from typing import Any
+from itertools import compress
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.resident_snapshot impo
 )
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import (
     alive_until,
+    has_vector,
     matcher_of,
 )
 from memorizz_async.vectors import stored_vector
@@ -44,6 +45,19 @@ _BYTES_A_SCOPE = 4_096
 
 _ODD = 0
 """The dimension of the table of rows that can be compared with no query."""
+
+
+class _Reason(NamedTuple):
+    """Why a row can be compared with no query. dimensions: of its vector; None for no vector."""
+
+    text: str
+    dimensions: int | None = None
+
+    def for_query(self, dimensions: int) -> str:
+        """The reason as a scan gives it, which looks at the dimension first."""
+        if self.dimensions in (None, dimensions):
+            return self.text
+        return wrong_dimension(self.dimensions, dimensions)
 
 
 class ResidentScope:
@@ -72,9 +86,8 @@ class ResidentScope:
         """Whether it no longer follows the changes: the collection went, or there was no room."""
         self._similarity = similarity
         self._tables: dict[int, VectorTable] = {}
-        self._reasons: dict[Hashable, str] = {}  # why a row is odd
+        self._reasons: dict[Hashable, _Reason] = {}  # why a row is odd
         self._changed_while_loading: set[Hashable] = set()
-        self._next_order = 0
 
     @property
     def nbytes(self) -> int:
@@ -92,8 +105,8 @@ class ResidentScope:
         for row in read.unreadable:
             key = key_of(row.row_id)
             if key not in self._changed_while_loading:
-                place = self._place(key)
-                self._add_odd(NewRow(key, row.row_id, row.until, place), row.reason, row.values)
+                self._forget(key)
+                self._add_odd(NewRow(key, row.row_id, row.until), _Reason(row.reason), row.values)
         for block in read.blocks:
             self._load_block(block)
 
@@ -101,20 +114,20 @@ class ResidentScope:
         """Take a row as it is now, None where it is gone; whether that concerned this scope."""
         if self.loading:
             self._changed_while_loading.add(key)
-        order = self._forget(key)
-        if row is None or not self._matches(row) or row.get("embedding") is None:
-            return order is not None
-        taken = NewRow(key, row_id, alive_until(row), self._next(order))
+        was_here = self._forget(key)
+        if row is None or not self._matches(row) or not has_vector(row):
+            return was_here
+        taken = NewRow(key, row_id, alive_until(row))
         values = self._values_of(row)
         try:
             vector = stored_vector(row["embedding"])
         except (TypeError, ValueError) as error:
-            self._add_odd(taken, str(error), values)
+            self._add_odd(taken, _Reason(str(error)), values)
             return True
         if vector.ndim == 1 and vector.size:
             self._add(vector[np.newaxis], [taken], [values])
         else:
-            self._add_odd(taken, f"an array of shape {vector.shape}", values)
+            self._add_odd(taken, _Reason(f"an array of shape {vector.shape}"), values)
         return True
 
     def snapshot(
@@ -152,16 +165,18 @@ class ResidentScope:
     ) -> Unsearchable:
         """The rows that satisfy the condition and that a query of so many dimensions cannot be
         compared with.
+
+        They are named as a scan names them: those with the lowest ids, for the same reasons.
         """
         found = Unsearchable()
         for table in self._tables.values():
             if table.dimensions == dimensions:
                 continue
             others = table.snapshot(now_ms, condition)
-            named = list(islice(others.rows(), found.remembered))
+            named = table.lowest_ids(others, found.remembered)
             for row in named:
-                wrong = wrong_dimension(table.dimensions, dimensions)
-                found.add(row.row_id, self._reasons.get(row.key, wrong))
+                odd = self._reasons.get(row.key, _Reason(NO_SCORE, table.dimensions))
+                found.add(row.row_id, odd.for_query(dimensions))
             found.count += len(others) - len(named)
         return found
 
@@ -175,7 +190,9 @@ class ResidentScope:
             last = {key: n for n, key in enumerate(keys) if key not in self._changed_while_loading}
             at = list(last.values())
             matrix, values = matrix[at], [values[n] for n in at]
-        rows = [NewRow(keys[n], ids[n], until[n], self._place(keys[n])) for n in at]
+        for n in at:
+            self._forget(keys[n])
+        rows = [NewRow(keys[n], ids[n], until[n]) for n in at]
         self._add(matrix, rows, values)
 
     def _known(self, keys: Sequence[Hashable]) -> bool:
@@ -184,15 +201,6 @@ class ResidentScope:
         tables += [self._changed_while_loading] if self._changed_while_loading else []
         twice = len(set(keys)) < len(keys)
         return twice or any(key in table for table in tables for key in keys)
-
-    def _place(self, key: Hashable) -> int:
-        """Where a row is to stand: where it did, and is taken out there, else last."""
-        return self._next(self._forget(key))
-
-    def _next(self, order: int | None) -> int:
-        if order is None:  # what is new stands last, as it does in the collection
-            order, self._next_order = self._next_order, self._next_order + 1
-        return order
 
     def _add(
         self, matrix: NDArray[np.float32], rows: Sequence[NewRow], values: Sequence[RowValues]
@@ -203,13 +211,14 @@ class ResidentScope:
             good &= matrix.any(axis=1)
         if not good.all():
             for position in np.flatnonzero(~good).tolist():
-                self._add_odd(rows[position], NO_SCORE, values[position])
+                reason = _Reason(NO_SCORE, matrix.shape[1])
+                self._add_odd(rows[position], reason, values[position])
             matrix = matrix[good]
             rows, values = list(compress(rows, good)), list(compress(values, good))
         if rows:
             self._table(matrix.shape[1]).add(matrix, rows, values)
 
-    def _add_odd(self, row: NewRow, reason: str, values: RowValues) -> None:
+    def _add_odd(self, row: NewRow, reason: _Reason, values: RowValues) -> None:
         self._reasons[row.key] = reason
         self._table(_ODD).add(np.empty((1, 0), dtype=np.float32), [row], [values])
 
@@ -219,14 +228,12 @@ class ResidentScope:
             table = self._tables[dimensions] = VectorTable(dimensions, self.paths)
         return table
 
-    def _forget(self, key: Hashable) -> int | None:
-        """Take a row out; where it stood, None where it was not there."""
+    def _forget(self, key: Hashable) -> bool:
+        """Take a row out; whether it was there."""
         self._reasons.pop(key, None)
         for dimensions, table in self._tables.items():
-            order = table.order_of(key)
-            if order is not None:
-                table.remove(key)
+            if table.remove(key):
                 if not len(table):
                     del self._tables[dimensions]
-                return order
-        return None
+                return True
+        return False

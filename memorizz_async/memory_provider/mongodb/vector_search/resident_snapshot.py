@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from memorizz_async.config import Similarity
 from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, Condition
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import best_first
 from memorizz_async.memory_provider.mongodb.vector_search.resident_columns import Columns, Mask
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import (
     Matrix,
@@ -33,12 +33,11 @@ reading the others from memory that takes the time."""
 
 @dataclass(frozen=True, slots=True)
 class NewRow:
-    """A row that can be compared. `order` says where it stands among rows of equal score."""
+    """A row beside its vector."""
 
     key: Hashable
     row_id: Any
     until: float
-    order: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,6 @@ class Part:
 
     matrix: Matrix
     lengths: NDArray[np.float32]
-    order: NDArray[np.int64]
     rows: list[NewRow]
     columns: Columns
     alive: Mask | None
@@ -123,7 +121,7 @@ class Snapshot:
             return []
         keys, slack = self._keys(query, similarity)
         candidates = _candidates(keys, limit + len(without), slack)
-        rated: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
+        rated: list[NDArray[np.float32]] = []
         rows: list[NewRow] = []
         start = 0
         for part, at in zip(self._parts, self._chosen, strict=True):
@@ -134,21 +132,16 @@ class Snapshot:
                 mine = at[mine]
             for block in range(0, len(mine), _RESCORED_AT_ONCE):
                 some = mine[block : block + _RESCORED_AT_ONCE]
-                rated.append((scores(part.matrix[some], query, similarity), part.order[some]))
+                rated.append(scores(part.matrix[some], query, similarity))
                 rows.extend(part.rows[position] for position in some.tolist())
             start = stop
         if not rows:
             return []
-        score = np.concatenate([each for each, _ in rated])
-        order = np.concatenate([each for _, each in rated])
-        found: list[tuple[Any, float]] = []
-        best = np.lexsort((order, -score))
-        for position, value in zip(best.tolist(), score[best].tolist(), strict=True):
-            if len(found) == limit or isnan(value):  # which stand last
-                break
-            if rows[position].key not in without:
-                found.append((rows[position].row_id, value))
-        return found
+        score = np.concatenate(rated)
+        if without:
+            score[[row.key in without for row in rows]] = np.nan
+        best = best_first(score, limit, lambda position: rows[position].row_id)
+        return [(rows[at].row_id, float(score[at])) for at in best]
 
     def _keys(self, query: Vector, similarity: Similarity) -> tuple[NDArray[np.float32], float]:
         """A number for each row, higher where it is more similar, and how far off that may be."""
@@ -161,7 +154,8 @@ class Snapshot:
             query = (query / np.float32(length)).astype(np.float32) if ordinary else query
             slack = rounding
         elif similarity == "euclidean":
-            slack = rounding * (self._longest + length) ** 2
+            # The 1 is that of the score's `1 + d²`, which makes scores of tiny distances equal.
+            slack = rounding * max(1.0, (self._longest + length) ** 2)
         else:
             slack = rounding * max(1.0, self._longest * length)
         keys = [

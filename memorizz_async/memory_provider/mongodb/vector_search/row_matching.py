@@ -51,6 +51,15 @@ def _equals(field: str, wanted: str | None) -> Matcher:
     )
 
 
+def has_vector(row: Mapping[str, Any]) -> bool:
+    """Whether the row has an embedding: what `pipelines.any_embedded_filter` asks for.
+
+    To the server a list that holds a null equals null.
+    """
+    value = row.get("embedding")
+    return value is not None and not (isinstance(value, list) and None in value)
+
+
 def alive_until(row: Mapping[str, Any]) -> float:
     """When the row expires, in milliseconds since the epoch: what `pipelines.alive` asks for.
 
@@ -65,7 +74,7 @@ def _until(value: Any) -> float:
     if isinstance(value, DatetimeMS):
         return float(int(value))
     if isinstance(value, datetime):
-        return value.timestamp() * 1000
+        return float(int(DatetimeMS(value)))
     if isinstance(value, list):  # one moment of several is enough
         return max((_until(each) for each in value if not isinstance(each, list)), default=NEVER)
     return NEVER

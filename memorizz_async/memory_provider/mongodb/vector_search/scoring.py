@@ -51,7 +51,12 @@ def scores(rows: Matrix, query: Vector, similarity: Similarity) -> NDArray[np.fl
             # Rounding may leave [-1, 1] by a hair.
             result = (1.0 + np.clip(_cosines(rows, query), -1.0, 1.0)) / 2.0
         else:
-            result = np.maximum((1.0 + dot_products(rows, query)) / 2.0, 0.0)
+            products = dot_products(rows, query)
+            lost = np.flatnonzero(~np.isfinite(products))
+            if lost.size:  # more than float32 holds, of both signs perhaps, which would give NaN
+                long = rows[lost].astype(np.float64)
+                products[lost] = np.einsum("ij,j->i", long, query.astype(np.float64))
+            result = np.maximum((1.0 + products) / 2.0, 0.0)
     # An infinite row gives 0 by euclid or infinity by dot product, and has no score by either.
     result[~np.isfinite(rows).all(axis=1)] = np.nan
     scored: NDArray[np.float32] = result.astype(np.float32, copy=False)

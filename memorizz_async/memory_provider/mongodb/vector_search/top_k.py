@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memorizz_async.memory_provider.mongodb.vector_search.ordering import best_first
+
 
 class TopK:
-    """Keeps the k highest scores. Of equal scores the earlier row wins, so that order is stable."""
+    """Keeps the k highest scores; of equal scores the lowest ids, in whatever order rows come."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -18,29 +20,30 @@ class TopK:
         self._ids: list[Any] = []
 
     def offer(self, scores: NDArray[np.float32], id_at: Callable[[int], Any]) -> None:
-        """Offer a block of rows; `id_at` is asked for the ids of those that got in, and no other.
+        """Offer a block of rows; `id_at` is asked for the ids of those that got in, and of those
+        that compete with them at an equal score.
 
         scores: shape (n,); NaN never gets in.
         """
-        if len(self._ids) == self._k:
-            candidates = np.flatnonzero(scores > self._scores[-1])
+        held = len(self._ids)
+        if held == self._k:
+            candidates = np.flatnonzero(scores >= self._scores[-1])
         else:
             candidates = np.flatnonzero(~np.isnan(scores))
-        if candidates.size > self._k:
-            # Stable, so that of equal scores the first rows are the ones that stay.
-            order = np.argsort(-scores[candidates], kind="stable")[: self._k]
-            candidates = np.sort(candidates[order])
         if not candidates.size:
             return
         merged = np.concatenate((self._scores, scores[candidates]))
-        keep = np.argsort(-merged, kind="stable")[: self._k]
-        held = len(self._ids)
-        self._ids = [
-            self._ids[position] if position < held else id_at(int(candidates[position - held]))
-            for position in keep.tolist()
-        ]
+        read: dict[int, Any] = dict(enumerate(self._ids))
+
+        def id_of(position: int) -> Any:
+            if position not in read:
+                read[position] = id_at(int(candidates[position - held]))
+            return read[position]
+
+        keep = best_first(merged, self._k, id_of)
+        self._ids = [id_of(position) for position in keep]
         self._scores = merged[keep]
 
     def best(self) -> list[tuple[Any, float]]:
-        """(id, score) pairs, the highest score first."""
+        """(id, score) pairs, the highest score first, of equal scores the lowest id."""
         return list(zip(self._ids, self._scores.tolist(), strict=True))
