@@ -61,7 +61,8 @@ def memory_fields(
         if name in RESULT_NAMES or name in refused:
             raise _taken(name)
     _check_known(given, _MEMORY)
-    return _copied(given, codec, any_keys=False, more_bytes=more_bytes)
+    _check_model(given)
+    return _copied(given, codec, dots=False, more_bytes=more_bytes)
 
 
 def record_fields(given: Mapping[str, Any], codec: Codec = DEFAULT_CODEC) -> Row:
@@ -71,7 +72,7 @@ def record_fields(given: Mapping[str, Any], codec: Codec = DEFAULT_CODEC) -> Row
     """
     _check_names(given)
     _check_known(given, _RECORD)
-    return _copied(given, codec, any_keys=True)
+    return _copied(given, codec, dots=True)
 
 
 def changed_fields(
@@ -98,7 +99,9 @@ def changed_fields(
             )
     check_overlap(given)
     _check_known(given, _RECORD if as_record else _MEMORY)
-    return _copied(given, codec, any_keys=as_record)
+    if not as_record:
+        _check_model(given)
+    return _copied(given, codec, dots=as_record)
 
 
 def check_path(name: Any, error: type[InvalidInputError] = InvalidInputError) -> None:
@@ -106,8 +109,8 @@ def check_path(name: Any, error: type[InvalidInputError] = InvalidInputError) ->
     parts = name.split(".") if isinstance(name, str) else [""]
     if any(not part or part.startswith("$") or "\0" in part for part in parts):
         raise error(
-            "A field has a name that MongoDB does not take",
-            seen=repr(name) if isinstance(name, str) else f"a {type(name).__name__}",
+            "A key names no field of a row",
+            seen=_shown(name),
             fix="write {'name': 'value'}, or {'metadata.name': 'value'} for a part; operators are "
             "not taken here",
         )
@@ -142,11 +145,15 @@ def _check_names(fields: Mapping[str, Any]) -> None:
         ):
             raise InvalidInputError(
                 "A field of a memory has a name that MongoDB does not take, or takes for a path",
-                seen=repr(name) if isinstance(name, str) else f"a {type(name).__name__}",
+                seen=_shown(name),
                 fix="leave out dots, and $ at the beginning; nest what belongs together",
             )
         if _is_internal(name):
             raise _taken(name)
+
+
+def _shown(name: Any) -> str:
+    return repr(name) if isinstance(name, str | int) else f"a {type(name).__name__}"
 
 
 def _is_internal(name: str) -> bool:
@@ -177,9 +184,9 @@ def check_overlap(names: Iterable[str]) -> None:
 # -- values -----------------------------------------------------------------------------------
 
 
-def _copied(given: Mapping[str, Any], codec: Codec, *, any_keys: bool, more_bytes: int = 0) -> Row:
+def _copied(given: Mapping[str, Any], codec: Codec, *, dots: bool, more_bytes: int = 0) -> Row:
     others = {name: value for name, value in given.items() if name != "embedding"}
-    row = stored_values(others, codec, any_keys=any_keys, more_bytes=more_bytes)
+    row = stored_values(others, codec, dots=dots, more_bytes=more_bytes)
     if "embedding" in given:
         row["embedding"] = given["embedding"]
     return row
@@ -190,6 +197,15 @@ def _check_known(fields: Mapping[str, Any], known: Mapping[str, Check]) -> None:
         value = fields[name]
         if value is not None or name in _NEVER_NONE:
             known[name](name, value)
+
+
+def _check_model(fields: Mapping[str, Any]) -> None:
+    """The name of another model would hide a vector that we make, or that is there."""
+    if fields.get("embedding_model") is not None and fields.get("embedding") is None:
+        raise InvalidInputError(
+            "embedding_model stands without the embedding that it is about",
+            fix="leave it out: a memory that is embedded here names its model by itself",
+        )
 
 
 def _text(name: str, value: Any) -> None:

@@ -61,18 +61,18 @@ def stored_values(
     fields: Mapping[str, Any],
     codec: Codec = DEFAULT_CODEC,
     *,
-    any_keys: bool = False,
+    dots: bool = False,
     more_bytes: int = 0,
 ) -> dict[str, Any]:
     """A copy of the fields with the values that the database will give back.
 
-    any_keys: whether the keys of nested mappings may hold dots, begin with `$` or be empty, as
-        another program's do; no path leads to such a key.
+    dots: whether keys of nested mappings may hold dots, as other programs' do; no filter and no
+        change can name such a key.
     more_bytes: what the document will hold besides.
 
     Raises InvalidInputError, which names the field and never shows a value.
     """
-    copier = _Copier(codec, any_keys)
+    copier = _Copier(codec, dots)
     copy: dict[str, Any] = {}
     for name, value in fields.items():
         try:
@@ -120,15 +120,6 @@ def written_uuids(value: Any, codec: Codec, *, depth: int = 0) -> Any:
     return value
 
 
-def check_nested_key(key: str) -> None:
-    """Raise ValueError for a key that means something else in a path of a filter or a change."""
-    if not key or key.startswith("$") or "." in key:
-        raise _NotStorableError(
-            "a key that is empty, begins with $ or holds a dot: filters and changes could not "
-            "name it"
-        )
-
-
 class _NotStorableError(ValueError):
     """Why a value cannot be stored, in words fit for a message: no value of the user's."""
 
@@ -136,9 +127,9 @@ class _NotStorableError(ValueError):
 class _Copier:
     """Copies the values of one document, in the form in which they will be read back."""
 
-    def __init__(self, codec: Codec, any_keys: bool) -> None:
+    def __init__(self, codec: Codec, dots: bool) -> None:
         self._codec = codec
-        self._any_keys = any_keys
+        self._dots = dots
         self._left = _MOST_VALUES
 
     def copy(self, value: Any, level: int) -> Any:  # noqa: PLR0911, PLR0912 - one a kind of value
@@ -182,8 +173,10 @@ class _Copier:
         for key, value in given.items():
             if not isinstance(key, str):
                 raise _NotStorableError("a mapping with a key that is no string")
-            if not self._any_keys:
-                check_nested_key(key)
+            if "." in key and not self._dots:
+                raise _NotStorableError(
+                    "a key with a dot, which filters and changes take for a path"
+                )
             copy[str.__str__(key)] = (
                 value if type(value) in _SCALARS else self.copy(value, level + 1)
             )

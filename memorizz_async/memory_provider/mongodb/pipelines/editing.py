@@ -47,7 +47,7 @@ def equal_to(where: Where, codec: Codec = DEFAULT_CODEC) -> Document:
     if isinstance(where, Mapping):
         for name in where:
             check_path(name, InvalidFilterError)
-        values = stored_values(where, codec, any_keys=True)
+        values = stored_values(where, codec, dots=True)
         return {name: {"$eq": value} for name, value in values.items()}
     alternatives = [equal_to(one, codec) for one in where]
     if not alternatives:
