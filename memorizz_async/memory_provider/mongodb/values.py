@@ -111,12 +111,12 @@ def written_uuids(value: Any, codec: Codec, *, depth: int = 0) -> Any:
         )
     if depth > MAX_DEPTH:
         return value
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: written_uuids(each, codec, depth=depth + 1) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [written_uuids(each, codec, depth=depth + 1) for each in value]
+    if type(value) in (list, tuple):
+        return type(value)(written_uuids(each, codec, depth=depth + 1) for each in value)
     if isinstance(value, set | frozenset):
-        return [written_uuids(each, codec, depth=depth + 1) for each in value]
+        return {written_uuids(each, codec) if isinstance(each, UUID) else each for each in value}
     return value
 
 
