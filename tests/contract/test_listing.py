@@ -91,6 +91,7 @@ async def test_rows_look_like_memories_or_like_what_was_stored(
     [memory] = await provider.list_async("SUMMARIES", memory_id="m")
     assert memory == {
         "_id": "r", "content": "", "memory_id": "m", "user_id": None, "memory_type": "SUMMARIES",
+        "stored_fields": {"memory_type": "theirs"},
     }  # fmt: skip
     [record] = await provider.list_async(
         "SUMMARIES", memory_id="m", as_stored=True, include_embedding=True

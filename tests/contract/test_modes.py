@@ -67,6 +67,27 @@ async def test_the_default_is_hybrid_where_there_is_a_text_index(
     assert (await provider.ensure_indexes_async([KB])).text == {"knowledge_base": "present"}
 
 
+@pytest.mark.parametrize("mode", ["vector", "hybrid", "text"])
+async def test_what_a_row_has_under_the_name_of_a_score_is_not_lost(
+    indexed: AsyncMongoDBProvider, mode: Any, settle: Any
+) -> None:
+    """Another program's row: the hit's names are the search's, its own values stand beside them."""
+    own = {"score": "own", "text_score": 7, "fused_score": None, "memory_signal": [1]}
+    row = {"content": "a red door", "memory_type": "theirs", "stored_fields": {"a": 1}, **own}
+    vector = vector_of("a red door").tolist()
+    await indexed.put_async({"_id": "r", "embedding": vector, **row}, KB, memory_id="m")
+    await settle()
+    unit = MemoryUnit(memory_provider=indexed)
+    results = await unit.retrieve_all_memory_types_async(
+        "a red door", "m", limits={KB: 1}, mode=mode
+    )
+    [hit] = results[KB]
+    assert hit["stored_fields"] == {name: row[name] for name in row if name != "content"}
+    assert isinstance(hit["score"], float) and isinstance(hit["memory_signal"], float)
+    assert isinstance(hit["text_score"], float) if mode != "vector" else "text_score" not in hit
+    assert (await indexed.get_async("r", KB, memory_id="m"))["score"] == "own"  # type: ignore[index]
+
+
 @pytest.mark.parametrize("mode", ["hybrid", "text"])
 async def test_without_a_text_index_asking_for_words_is_a_clear_error(
     provider: AsyncMongoDBProvider, mode: Any

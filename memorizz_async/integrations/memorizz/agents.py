@@ -52,7 +52,7 @@ class Agents(AdapterCore, MemoryProvider):  # type: ignore[misc]
             return False
         changed: bool = self._do(
             "update_async", row_id, _AGENTS, {**changes, "updated_at": now_iso()},
-            memory_id=EVERY_TENANT,
+            memory_id=EVERY_TENANT, as_record=True,
         )  # fmt: skip
         return changed
 
@@ -69,6 +69,7 @@ class Agents(AdapterCore, MemoryProvider):  # type: ignore[misc]
             {**row, "updated_at": now},
             where_new={"_id": agent_id, "created_at": now},
             memory_id=EVERY_TENANT,
+            as_record=True,
         )
         self._sync_agent_tools_to_toolbox(agent_id, row.get("tools"))
         return agent_id

@@ -94,6 +94,7 @@ class Conversations(AdapterCore):
             {"content": content, "updated_at": now_iso()},
             memory_id=EVERY_TENANT,
             embed=False,
+            as_record=True,
         )
         return swapped
 
@@ -122,7 +123,7 @@ class Conversations(AdapterCore):
         """Give the entities of a memory that have no user to a user; how many."""
         changed: int = self._do(
             "update_many_async", MemoryType.ENTITY_MEMORY, {"user_id": str(user_id)},
-            memory_id=str(memory_id), user_id=None,
+            memory_id=str(memory_id), user_id=None, as_record=True,
         )  # fmt: skip
         return changed
 

@@ -121,7 +121,7 @@ class Records(Agents):
         changes.setdefault("updated_at", now_iso())
         updated: bool = self._do(
             "update_async", row_id, kind, changes, memory_id=EVERY_TENANT, embed=False,
-            embedding_form=self._form,
+            embedding_form=self._form, as_record=True,
         )  # fmt: skip
         return updated
 

@@ -195,6 +195,7 @@ class Searching(AdapterCore):
                 },
                 memory_id=EVERY_TENANT,
                 embedding_form=self._form,
+                as_record=True,
             )
 
 

@@ -20,7 +20,7 @@ from memorizz_async.memory_provider.mongodb.explaining import explanation
 from memorizz_async.memory_provider.mongodb.filters import NO_ROW
 from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.queries import Query
-from memorizz_async.memory_provider.mongodb.rows import public_row
+from memorizz_async.memory_provider.mongodb.rows import hit_of
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
@@ -115,7 +115,7 @@ class BatchSearch:
         session.tracker.note(collection, (row_id for row_id in ids if isinstance(row_id, Hashable)))
         hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable, mode=answer.mode)
         async for row, score in in_slices(answer.rows):
-            hits.append({**public_row(row, query.type_name), "score": score})
+            hits.append(hit_of(row, query.type_name, score))
         results.queries_ms[query.key] = _ms_since(started)
         if trace is not None:
             took = results.queries_ms[query.key]

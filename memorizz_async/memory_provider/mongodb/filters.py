@@ -22,7 +22,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from bson import Binary, ObjectId
-from bson.binary import UUID_SUBTYPE
+from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE
 
 from memorizz_async.config import FilterFields
 from memorizz_async.enums import MemoryType, memory_type_of
@@ -243,7 +243,7 @@ def _value(path: str, operator: str, value: Any) -> Any:  # noqa: PLR0911 - a re
             return value
         case UUID():
             return Binary.from_uuid(value)
-        case Binary() if value.subtype == UUID_SUBTYPE:
+        case Binary() if value.subtype in (UUID_SUBTYPE, OLD_UUID_SUBTYPE):
             return value
     raise InvalidFilterError(
         f"{operator} on {path!r} has a value that cannot be filtered by",

@@ -26,6 +26,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.models import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
+from memorizz_async.memory_provider.mongodb.rows import FUSED_SCORE, TEXT_SCORE
 from memorizz_async.memory_provider.mongodb.text_search import (
     NAME,
     TextAnswer,
@@ -285,8 +286,8 @@ def _shown(won: Sequence[Standing], rows: Mapping[Hashable, Row]) -> list[tuple[
     shown = []
     for one in won:
         row = rows[one.key]
-        row["text_score"] = 0.0 if isnan(one.text) else one.text
-        row["fused_score"] = one.fused
+        row[TEXT_SCORE] = 0.0 if isnan(one.text) else one.text
+        row[FUSED_SCORE] = one.fused
         shown.append((row, 0.0 if isnan(one.vector) else one.vector))
     return shown
 

@@ -10,6 +10,7 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.memory_provider.mongodb.hybrid import HybridSearch, Prepare, no_words, wider
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
+from memorizz_async.memory_provider.mongodb.rows import RERANK_SCORE, TEXT_SCORE
 from memorizz_async.memory_provider.mongodb.spoken import content_of
 from memorizz_async.memory_provider.mongodb.text_search import NAME, TextIndex, TextSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
@@ -59,7 +60,7 @@ class Recall:
         with step(request.trace, "reranking"):
             order = (await call.within("reranking", work))[: request.limit]
         for position, score in order:
-            answer.rows[position][0]["rerank_score"] = score
+            answer.rows[position][0][RERANK_SCORE] = score
         if request.trace is not None:
             ways = request.trace.found_by or [
                 (FoundBy(answer.strategy, rank, score),)
@@ -89,7 +90,7 @@ class Recall:
         found = await self.texts.search(driver, index, request, words)
         if isinstance(found, str):
             raise no_words("text", found)
-        rows = [({**row, "text_score": score}, score / (1 + score)) for row, score in found.rows]
+        rows = [({**row, TEXT_SCORE: score}, score / (1 + score)) for row, score in found.rows]
         if request.trace is not None:
             request.trace.why, request.trace.index = "the mode is 'text'", index.name
             request.trace.found_by = [

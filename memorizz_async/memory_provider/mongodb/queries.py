@@ -18,6 +18,11 @@ from memorizz_async.memory_provider.mongodb.filters import (
 )
 from memorizz_async.memory_provider.mongodb.pipelines import MAX_CANDIDATES
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope
+from memorizz_async.memory_provider.mongodb.values import (
+    DEFAULT_CODEC,
+    Codec,
+    written_uuids,
+)
 from memorizz_async.validation import checked_limit, checked_query
 from memorizz_async.vectors import Vector, checked_vector
 
@@ -67,10 +72,12 @@ def queries_of(
     *,
     dimensions: int | None,
     filter_fields: Mapping[MemoryType, Sequence[str]] | None = None,
+    codec: Codec = DEFAULT_CODEC,
 ) -> list[Query]:
     """The queries, checked. Raises InvalidInputError, with a note that says which query it is.
 
     filter_fields: what a filter may name, by memory type; None is `DEFAULT_FIELDS` for all.
+    codec: how the database writes values.
     """
     if not isinstance(queries, Iterable):
         raise InvalidInputError(
@@ -79,7 +86,7 @@ def queries_of(
     checked: list[Query] = []
     for position, entry in enumerate(queries):
         try:
-            checked.append(_query(entry, dimensions, filter_fields or {}))
+            checked.append(_query(entry, dimensions, filter_fields or {}, codec))
         except InvalidInputError as error:
             error.add_note(f"in query {position} of the batch; nothing was sent")
             raise
@@ -104,6 +111,7 @@ def _query(
     entry: Mapping[str, Any],
     dimensions: int | None,
     filter_fields: Mapping[MemoryType, Sequence[str]],
+    codec: Codec,
 ) -> Query:
     if not isinstance(entry, Mapping):
         raise InvalidInputError("A query must be a mapping", seen=f"a {type(entry).__name__}")
@@ -135,7 +143,10 @@ def _query(
         type_name=name_of(entry["memory_type"]),
         limit=limit,
         include_embedding=bool(entry.get("include_embedding", False)),
-        filter=parse_filter(entry.get("filter"), filter_fields.get(memory_type, DEFAULT_FIELDS)),
+        filter=parse_filter(
+            written_uuids(entry.get("filter"), codec),
+            filter_fields.get(memory_type, DEFAULT_FIELDS),
+        ),
         exact=bool(entry.get("exact", False)),
         num_candidates=_candidates(entry.get("num_candidates"), limit, entry.get("exact")),
         explain=bool(entry.get("explain", False)),

@@ -4,122 +4,92 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-import bson
-from bson import ObjectId
-from bson.errors import BSONError
+from bson import Binary, ObjectId
 
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import ConfigurationError, InvalidInputError, StoredEmbeddingError
+from memorizz_async.errors import (
+    ConfigurationError,
+    InvalidInputError,
+    StoredEmbeddingError,
+    UnknownMemoryTypeError,
+)
+from memorizz_async.memory_provider.mongodb.fields import (
+    OWN_FIELDS,
+    RESULT_NAMES,
+    memory_fields,
+)
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.memory_provider.mongodb.spoken import content_of
+from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
 Row = dict[str, Any]
 
-_LARGEST = 16_000_000  # of the server's 16 MiB, with room for our own fields and the vector
+TEXT_SCORE, FUSED_SCORE, RERANK_SCORE = (
+    f"_memorizz_{name}" for name in ("text_score", "fused_score", "rerank_score")
+)
+"""What a search notes in a row under names that no field has, until the row becomes a hit."""
 
-_OURS = ("embedding", "embedding_model", "recall_count", "last_recalled_at")
+_SCORE_FIELDS = {
+    TEXT_SCORE: "text_score", FUSED_SCORE: "fused_score", RERANK_SCORE: "rerank_score",
+}  # fmt: skip
+
+_BY_ARGUMENT = ("_id", "embedding", "embedding_model")  # of `new_row`, which writes them
+
+_BESIDE_A_VECTOR = 100
+"""Bytes of an `embedding` field that are not its numbers."""
 
 
-def draft(memory: str | Mapping[str, Any]) -> Row:
-    """The caller's memory as fields: a string is the content. Raises InvalidInputError."""
+def draft(
+    memory: str | Mapping[str, Any],
+    codec: Codec = DEFAULT_CODEC,
+    *,
+    refused: Collection[str] = (),
+) -> Row:
+    """The caller's memory as fields: a string is the content. Raises InvalidInputError.
+
+    codec: how the database writes values. refused: names of fields that the call does not take.
+    """
     if isinstance(memory, str):
         memory = {"content": memory}
     if not isinstance(memory, Mapping):
         raise InvalidInputError(
             "A memory must be a string or a mapping of fields", seen=f"a {type(memory).__name__}"
         )
-    fields = dict(memory)
-    check_names(fields)
+    fields = memory_fields(
+        memory, codec, refused=refused, more_bytes=_vector_bytes(memory.get("embedding"))
+    )
     content = fields.get("content")
-    if content is not None and not isinstance(content, str):
-        raise InvalidInputError("content must be a string", seen=f"a {type(content).__name__}")
     if not (content and content.strip()) and fields.get("embedding") is None:
         raise InvalidInputError(
             "A memory needs content or an embedding: without both it could never be recalled",
             seen=f"the fields {', '.join(fields) or 'none'}",
             fix="pass content='…'",
         )
-    _check_importance(fields.get("importance"))
-    _check_expiry(fields.get("expires_at"))
     _check_identity(fields.get("_id"), fields.get("dedup_key"))
-    check_storable(fields)
     return fields
 
 
-def check_names(fields: Row) -> None:
-    """Raise InvalidInputError for a name that a field cannot have."""
-    for name in fields:
-        if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
-            raise InvalidInputError(
-                "A field of a memory has a name that MongoDB does not take", seen=repr(name)
-            )
-
-
-def _check_importance(importance: Any) -> None:
-    if importance is None:
-        return
-    valid = isinstance(importance, int | float) and not isinstance(importance, bool)
-    if not valid or not 0 <= importance <= 1:
-        raise InvalidInputError("importance must be a number from 0 to 1", seen=repr(importance))
-
-
-def _check_expiry(expires_at: Any) -> None:
-    """What is no moment is never in the future: such a row would never be recalled."""
-    if expires_at is not None and not isinstance(expires_at, datetime):
-        raise InvalidInputError(
-            "expires_at must be a datetime", seen=f"a {type(expires_at).__name__}"
-        )
+def _vector_bytes(embedding: Any) -> int:
+    """About what a vector takes as it is written; what is none is refused elsewhere."""
+    if isinstance(embedding, Binary):
+        return len(embedding) + _BESIDE_A_VECTOR
+    return 4 * len(embedding) + _BESIDE_A_VECTOR if hasattr(embedding, "__len__") else 0
 
 
 def _check_identity(row_id: Any, dedup_key: Any) -> None:
     if row_id is not None:
         stored_id(row_id)
-    if dedup_key is None:
-        return
-    if not isinstance(dedup_key, str) or not dedup_key:
-        raise InvalidInputError("dedup_key must be a non-empty string", seen=repr(dedup_key))
-    if row_id is not None:
+    if dedup_key is not None and row_id is not None:
         # Another row under this _id would be taken for this one, and this one would be lost.
         raise InvalidInputError(
             "A memory has both _id and dedup_key", fix="pass one: a dedup_key makes the _id"
         )
-
-
-def check_storable(fields: Row) -> None:
-    """Raise InvalidInputError for a value that BSON does not take, or too much of it.
-
-    Seen only while writing, it would stop a write half-way.
-    """
-    storable = {name: value for name, value in fields.items() if name != "embedding"}
-    size = _bson_size(storable)
-    if size is not None and size <= _LARGEST:
-        return
-    if size is not None:
-        raise InvalidInputError(
-            "A memory is larger than MongoDB stores",
-            seen=f"{size:,} bytes, not at most {_LARGEST:,}",
-            fix="split it; what is recalled should be short",
-        )
-    name = next(name for name, value in storable.items() if _bson_size({name: value}) is None)
-    raise InvalidInputError(
-        f"The field {name!r} of a memory holds a value that MongoDB cannot store",
-        seen=f"a {type(storable.get(name)).__name__}",  # never the value: it is the user's
-        fix="use strings (valid Unicode), numbers of at most 64 bits, datetimes, lists, and "
-        "mappings with strings as keys",
-    )
-
-
-def _bson_size(document: Row) -> int | None:
-    """Its bytes as BSON; None where it cannot be BSON."""
-    try:
-        return len(bson.encode(document))
-    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
-        return None
 
 
 def new_row(
@@ -135,10 +105,10 @@ def new_row(
         "importance": 0.5,
         "metadata": {},
     }
-    row.update({name: value for name, value in fields.items() if name not in ("_id", *_OURS)})
+    row.update({name: value for name, value in fields.items() if name not in _BY_ARGUMENT})
     row.update(scope.fields())  # a field of the caller's never moves a row to another tenant
-    row["recall_count"] = 0
-    row["last_recalled_at"] = None
+    row.setdefault("recall_count", 0)
+    row.setdefault("last_recalled_at", None)
     if vector is not None:
         row["embedding"] = to_bson(vector)
         row["embedding_model"] = model
@@ -198,9 +168,41 @@ def public_row(row: Row, memory_type: str) -> Row:
         "memory_type": memory_type,
     }
     shown.update({name: value for name, value in row.items() if name not in shown})
+    if "memory_type" in row and not _is_type(row["memory_type"], memory_type):
+        shown[OWN_FIELDS] = {name: row[name] for name in ("memory_type", OWN_FIELDS) if name in row}
     if shown.get("embedding") is not None:
         shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])
     return shown
+
+
+def hit_of(row: Row, memory_type: str, score: float) -> Row:
+    """A row that a search found, as it leaves the API, with its scores.
+
+    What the row itself has under a name of a result stands in `stored_fields`.
+    """
+    scores = {name: row.pop(field) for field, name in _SCORE_FIELDS.items() if field in row}
+    hit = public_row(row, memory_type)
+    own = RESULT_NAMES & row.keys()
+    if own and own != {"memory_type"}:
+        hit[OWN_FIELDS] = {name: row[name] for name in own}
+        for name in own - {OWN_FIELDS, "memory_type"}:
+            del hit[name]
+    hit.update(scores)
+    hit["score"] = score
+    return hit
+
+
+@lru_cache(maxsize=256)
+def _names_type(own: str, memory_type: str) -> bool:
+    try:
+        return memory_type_of(own).store is memory_type_of(memory_type).store
+    except UnknownMemoryTypeError:
+        return False
+
+
+def _is_type(own: Any, memory_type: str) -> bool:
+    """Whether a row says of itself that it is of this type, as memorizz's rows do."""
+    return isinstance(own, str) and _names_type(own, memory_type)
 
 
 def public_embedding(row_id: str, stored: Any) -> list[float]:

@@ -13,26 +13,37 @@ from typing import Any, Literal
 from bson import Binary, ObjectId
 
 from memorizz_async.errors import InvalidEmbeddingError, InvalidInputError
+from memorizz_async.memory_provider.mongodb.fields import (
+    changed_fields,
+    check_not_blank,
+    record_fields,
+)
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
-    check_names,
-    check_storable,
     public_embedding,
     public_id,
     stored_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
-from memorizz_async.vectors import stored_vector, to_bson
+from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, check_size
+from memorizz_async.vectors import Vector, checked_vector, stored_vector, to_bson
 
 EmbeddingForm = Literal["bindata", "array"]
 """How an embedding is written: BinData float32, or an array of doubles, as memorizz reads it."""
 
 
 def row_to_put(
-    given: Mapping[str, Any], memory_id: Scoped, user_id: Scoped, form: EmbeddingForm
+    given: Mapping[str, Any],
+    memory_id: Scoped,
+    user_id: Scoped,
+    form: EmbeddingForm,
+    codec: Codec = DEFAULT_CODEC,
 ) -> tuple[Row, Scope]:
     """A record as the row to write, and whose it is. Raises InvalidInputError."""
-    row = changes_to_write(given, form)
+    row = record_fields(_mapping(given), codec)
+    if row.get("embedding") is not None:
+        row["embedding"] = _as_given(row["embedding"], form)
+        check_size(row)
     if row.get("_id") is None:
         row["_id"] = ObjectId()
     else:
@@ -78,30 +89,68 @@ def _tenant(name: str, argument: Scoped, row: Mapping[str, Any]) -> Scoped:
     return own
 
 
-def changes_to_write(given: Mapping[str, Any], form: EmbeddingForm) -> Row:
-    """Fields as they are written. Raises InvalidInputError, InvalidEmbeddingError."""
-    if not isinstance(given, Mapping):
-        raise InvalidInputError(
-            "A row must be a mapping of fields", seen=f"a {type(given).__name__}"
-        )
-    row = dict(given)
-    check_names(row)
+def changes_to_write(
+    given: Mapping[str, Any],
+    form: EmbeddingForm,
+    codec: Codec = DEFAULT_CODEC,
+    *,
+    as_record: bool = False,
+) -> Row:
+    """Fields to set, as they are written. Raises InvalidInputError, InvalidEmbeddingError.
+
+    as_record: of another program's row; see `fields`.
+    """
+    row = changed_fields(_mapping(given), codec, as_record=as_record)
+    if not as_record:
+        check_not_blank(row)
     if row.get("embedding") is not None:
-        row["embedding"] = _embedding(row["embedding"], form)
-    check_storable(row)
+        row["embedding"] = (_as_given if as_record else _searchable)(row["embedding"], form)
+        check_size(row)
     return row
 
 
-def _embedding(value: Any, form: EmbeddingForm) -> Any:
+def key_to_write(
+    given: Mapping[str, Any], codec: Codec = DEFAULT_CODEC, *, as_record: bool = False
+) -> Row:
+    """Fields that a row equals, and has where it comes to be by that. Raises InvalidInputError."""
+    key = changed_fields(_mapping(given), codec, as_record=as_record)
+    if not as_record:
+        check_not_blank(key)
+    if key.get("embedding") is not None:
+        raise InvalidInputError("A key holds an embedding", fix="name the row by other fields")
+    return key
+
+
+def _mapping(given: Any) -> Mapping[str, Any]:
+    if isinstance(given, Mapping):
+        return given
+    raise InvalidInputError("A row must be a mapping of fields", seen=f"a {type(given).__name__}")
+
+
+def _searchable(value: Any, form: EmbeddingForm) -> Any:
+    """The embedding in that form, if a search can use it, as store_async asks."""
+    return in_form(checked_vector(value, name="embedding"), form)
+
+
+def in_form(vector: Vector, form: EmbeddingForm) -> Any:
+    """A vector as it is written."""
+    return to_bson(vector) if form == "bindata" else vector.tolist()
+
+
+def _as_given(value: Any, form: EmbeddingForm) -> Any:
     """The embedding in that form. What could not be searched with is kept: a search reports it."""
     plain = value.tolist() if hasattr(value, "tolist") else value
     try:
         vector = stored_vector(plain)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidEmbeddingError(
             "The embedding of a row is not a vector of numbers",
             seen=f"{type(value).__name__}: {error}",
         ) from error
+    if vector.ndim != 1:
+        raise InvalidEmbeddingError(
+            "The embedding of a row must have one dimension", seen=f"shape {vector.shape}"
+        )
     if form == "bindata":
         return to_bson(vector)
     if isinstance(plain, Binary):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -23,6 +23,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
 from memorizz_async.memory_provider.mongodb.protocol import DUPLICATE_KEY, Driver, Refusal
 from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, public_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
 from memorizz_async.slices import in_slices
 from memorizz_async.vectors import Vector, checked_vector
 
@@ -64,18 +65,27 @@ def with_embedding(memory: Any, embedding: Any) -> Any:
 
 
 async def drafts(
-    given: Iterable[str | Mapping[str, Any]], *, memory_id: Scoped, user_id: Scoped
+    given: Iterable[str | Mapping[str, Any]],
+    *,
+    memory_id: Scoped,
+    user_id: Scoped,
+    codec: Codec = DEFAULT_CODEC,
+    refused: Collection[str] = (),
 ) -> list[Draft]:
-    """The memories, checked; nothing has been sent. Raises InvalidInputError, naming which one."""
+    """The memories, checked; nothing has been sent. Raises InvalidInputError, naming which one.
+
+    codec: how the database writes values. refused: names of fields that the call does not take.
+    """
     if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
         raise InvalidInputError(
             "memories must be several memories", fix="use store_async for one, or pass a list"
         )
-    memories = list(given)
+    # Copied before other tasks run: they may change what the caller passed.
+    memories = [dict(one) if isinstance(one, Mapping) else one for one in given]
     checked: list[Draft] = []
     async for position, memory in in_slices(enumerate(memories)):
         try:
-            checked.append(_draft(memory, memory_id, user_id))
+            checked.append(_draft(memory, memory_id, user_id, codec, refused))
         except InvalidInputError as error:
             if len(memories) > 1:
                 error.add_note(f"in memory {position} of {len(memories)}; none was written")
@@ -83,20 +93,18 @@ async def drafts(
     return checked
 
 
-def _draft(memory: str | Mapping[str, Any], memory_id: Scoped, user_id: Scoped) -> Draft:
-    fields = draft(memory)
+def _draft(
+    memory: str | Mapping[str, Any],
+    memory_id: Scoped,
+    user_id: Scoped,
+    codec: Codec,
+    refused: Collection[str],
+) -> Draft:
+    fields = draft(memory, codec, refused=refused)
     scope = Scope(_agreed("memory_id", memory_id, fields), _agreed("user_id", user_id, fields))
     embedding = fields.get("embedding")
     vector = None if embedding is None else checked_vector(embedding, name="embedding")
-    return Draft(fields, scope, vector, _model(fields.get("embedding_model")))
-
-
-def _model(given: Any) -> str | None:
-    if given is None or (isinstance(given, str) and given):
-        return given
-    raise InvalidInputError(
-        "embedding_model must be the name of a model", seen=f"a {type(given).__name__}"
-    )
+    return Draft(fields, scope, vector, fields.get("embedding_model"))
 
 
 def _agreed(name: str, argument: Scoped, fields: Row) -> Scoped:

@@ -7,9 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from memorizz_async.errors import InvalidFilterError
+from memorizz_async.memory_provider.mongodb.fields import check_path
 from memorizz_async.memory_provider.mongodb.pipelines import alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
-from memorizz_async.memory_provider.mongodb.rows import check_storable
+from memorizz_async.memory_provider.mongodb.values import (
+    DEFAULT_CODEC,
+    Codec,
+    stored_values,
+)
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Fields and the values that they must equal; of several such mappings any one. None is no
@@ -31,7 +36,7 @@ def history_index_keys() -> list[tuple[str, int | str]]:
     return [("memory_id", 1), ("timestamp", 1), ("_id", 1)]
 
 
-def equal_to(where: Where) -> Document:
+def equal_to(where: Where, codec: Codec = DEFAULT_CODEC) -> Document:
     """Rows whose fields equal these values. Values are never operators, whatever they look like.
 
     Raises InvalidFilterError for a name that is no field, InvalidInputError for a value that is
@@ -40,23 +45,14 @@ def equal_to(where: Where) -> Document:
     if where is None:
         return {}
     if isinstance(where, Mapping):
-        equal = {_field(name): {"$eq": value} for name, value in where.items()}
-        check_storable(dict(where))  # whose message does not show the value
-        return equal
-    alternatives = [equal_to(one) for one in where]
+        for name in where:
+            check_path(name, InvalidFilterError)
+        values = stored_values(where, codec, dots=True)
+        return {name: {"$eq": value} for name, value in values.items()}
+    alternatives = [equal_to(one, codec) for one in where]
     if not alternatives:
         return {"_id": {"$in": []}}  # any of none: no row
     return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
-
-
-def _field(name: Any) -> str:
-    if isinstance(name, str) and name and not name.startswith("$") and "\0" not in name:
-        return name
-    raise InvalidFilterError(
-        "A condition names no field of a row",
-        seen=repr(name),
-        fix='write {"name": "value"}; operators are not taken here',
-    )
 
 
 def rows_filter(
@@ -65,12 +61,13 @@ def rows_filter(
     *,
     ids: Sequence[Any] | None = None,
     now: datetime | None = None,
+    codec: Codec = DEFAULT_CODEC,
 ) -> Document:
     """Rows of a scope, of those ids, that equal `where`; with `now`, that have not expired."""
     return all_of(
         {} if ids is None else _among(ids),
         scope,
-        equal_to(where),
+        equal_to(where, codec),
         {} if now is None else alive(now),
     )
 

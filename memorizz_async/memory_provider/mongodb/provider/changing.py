@@ -14,6 +14,8 @@ from memorizz_async.memory_provider.mongodb.protocol import (
     WriteOutcome,
 )
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
+from memorizz_async.memory_provider.mongodb.rows import Row
+from memorizz_async.vectors import stored_vector
 
 
 class Changing(ProviderCore):
@@ -55,6 +57,14 @@ class Changing(ProviderCore):
                 code=refusal.code,
             )
         return outcome
+
+    async def _check_vector(self, kind: MemoryType, fields: Row, call: CallTime) -> None:
+        """Refuse an embedding of another model or dimension than the rows'; see ModelGuard."""
+        if fields.get("embedding") is None:
+            return
+        driver = (await self._session(call)).driver
+        modelled = (stored_vector(fields["embedding"]), fields.get("embedding_model"))
+        await self._guard.check(driver, self._collections[kind], [modelled], call.for_database())
 
     def _duplicate(
         self, kind: MemoryType, refusal: Refusal, row_id: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from memorizz_async.config import MongoDBConfig
@@ -17,6 +18,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.states import Model
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.rows import collection_names
+from memorizz_async.memory_provider.mongodb.values import Codec, codec_of
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.retrieval.reranking import Reranker
 
@@ -82,6 +84,11 @@ class ProviderCore:
     def embedder(self) -> Embedder:
         """What embeds texts for this provider; made on first need."""
         return self._embedders.current
+
+    @cached_property
+    def _codec(self) -> Codec:
+        """How the database writes values."""
+        return codec_of(self.config.resolved_uri())
 
     def _call(self, timeout_ms: int | None) -> CallTime:
         return CallTime(timeout_ms, self.config.timeout_ms)

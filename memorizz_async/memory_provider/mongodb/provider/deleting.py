@@ -35,7 +35,7 @@ class Deleting(Changing):
         """
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
-        query = edits.rows_filter(own, expected, ids=stored_ids(row_id))
+        query = edits.rows_filter(own, expected, ids=stored_ids(row_id), codec=self._codec)
         outcome = await self._change(kind, Delete(query), self._call(timeout_ms))
         return outcome.deleted == 1
 
@@ -57,7 +57,7 @@ class Deleting(Changing):
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
         wanted = None if ids is None else [form for one in ids for form in stored_ids(one)]
-        query = edits.rows_filter(own, where, ids=wanted)
+        query = edits.rows_filter(own, where, ids=wanted, codec=self._codec)
         outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
         return outcome.deleted
 

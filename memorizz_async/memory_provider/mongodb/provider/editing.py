@@ -22,8 +22,9 @@ from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
     check_owner,
+    in_form,
 )
-from memorizz_async.vectors import stored_vector
+from memorizz_async.memory_provider.mongodb.values import Codec, iso_text
 
 
 class Editing(Changing):
@@ -39,21 +40,25 @@ class Editing(Changing):
         user_id: Scoped = UNSET,
         embed: bool = True,
         embedding_form: EmbeddingForm = "bindata",
+        as_record: bool = False,
         timeout_ms: int | None = None,
     ) -> bool:
         """Set fields of one row; whether the scope holds it.
 
-        changes: fields and their new values. `updated_at` is now, unless it is among them. The
-            tenant that the call names stays; where it names None, rows may be given to one.
+        changes: fields and their new values, of the kinds that store_async takes. A dot leads into
+            a field: `metadata.topic`. `updated_at` is now, unless it is among them. The tenant that
+            the call names stays; where it names None, rows may be given to one.
         embed: a new `content` is embedded, unless `changes` has an `embedding`; False leaves the
             old embedding. A turn of a conversation is embedded without those before it.
+        as_record: the row is another program's, as put_async writes them: fields may have the forms
+            that its program uses, such as ISO text in `created_at`.
 
         Raises ScopeError where no tenant is named, InvalidInputError, EmbeddingError, and
         EmbeddingModelMismatchError where the collection's rows are of another model.
         """
         return await self.compare_and_swap_async(
             row_id, memory_type, {}, changes, memory_id=memory_id, user_id=user_id, embed=embed,
-            embedding_form=embedding_form, timeout_ms=timeout_ms,
+            embedding_form=embedding_form, as_record=as_record, timeout_ms=timeout_ms,
         )  # fmt: skip
 
     async def compare_and_swap_async(
@@ -67,6 +72,7 @@ class Editing(Changing):
         user_id: Scoped = UNSET,
         embed: bool = True,
         embedding_form: EmbeddingForm = "bindata",
+        as_record: bool = False,
         timeout_ms: int | None = None,
     ) -> bool:
         """Set fields of one row if its `expected` fields still have those values, in one step.
@@ -76,8 +82,10 @@ class Editing(Changing):
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        fields = changes_of(changes, scope, embedding_form)
-        query = edits.rows_filter(scope.owned(), expected, ids=stored_ids(row_id))
+        fields = changes_of(changes, scope, embedding_form, self._codec, as_record=as_record)
+        query = edits.rows_filter(
+            scope.owned(), expected, ids=stored_ids(row_id), codec=self._codec
+        )
         if embed and "embedding" not in fields:
             outcome = await self._embed_and_write(kind, query, fields, embedding_form, call)
         else:
@@ -92,14 +100,19 @@ class Editing(Changing):
         where: Where = None,
         memory_id: Scoped = UNSET,
         user_id: Scoped = UNSET,
+        as_record: bool = False,
         timeout_ms: int | None = None,
     ) -> int:
-        """Set fields of every row of the tenant that equals `where`; how many there were."""
+        """Set fields of every row of the tenant that equals `where`; how many there were.
+
+        changes, as_record: as in update_async; nothing is embedded.
+        """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        fields = changes_of(changes, scope, "bindata")
-        update = Update(edits.rows_filter(scope.owned(), where), {}, many=True)
+        fields = changes_of(changes, scope, "bindata", self._codec, as_record=as_record)
+        query = edits.rows_filter(scope.owned(), where, codec=self._codec)
+        update = Update(query, {}, many=True)
         outcome = await self._check_and_write(kind, update, fields, call)
         return outcome.matched
 
@@ -123,8 +136,7 @@ class Editing(Changing):
         wanted = [form for row_id in ids for form in stored_ids(row_id)]
         if not wanted:
             return 0
-        moment = datetime.now(UTC) if at is None else at
-        text = moment if isinstance(moment, str) else moment.isoformat()
+        text = iso_text(datetime.now(UTC) if at is None else at)
         call = self._call(timeout_ms)
         uncounted = edits.uncounted_filter(wanted, own)
         await self._change(
@@ -148,8 +160,8 @@ class Editing(Changing):
             model = embedder()
             encoded = partial(model.encode_documents_async, [content])
             vectors = await call.within("embedding", encoded)
-            embedded = changes_to_write({"embedding": vectors[0]}, form)
-            named = {**fields, **embedded, "embedding_model": model.get_model_name()}
+            embedding = in_form(vectors[0], form)
+            named = {**fields, "embedding": embedding, "embedding_model": model.get_model_name()}
             return await self._check_and_write(kind, change, named, call)
 
         collection = self._collections[kind]
@@ -162,19 +174,21 @@ class Editing(Changing):
         removed = []
         if "embedding" in fields and "embedding_model" not in fields:
             removed.append("embedding_model")  # of the old one, which this one may not be of
-        if fields.get("embedding") is not None:
-            driver = (await self._session(call)).driver
-            modelled = (stored_vector(fields["embedding"]), fields.get("embedding_model"))
-            await self._guard.check(
-                driver, self._collections[kind], [modelled], call.for_database()
-            )
+        await self._check_vector(kind, fields, call)
         update = edits.fields_update({"updated_at": datetime.now(UTC), **fields}, removed)
         return await self._change(kind, replace(change, update=update), call)
 
 
-def changes_of(changes: Mapping[str, Any], scope: Scope, form: EmbeddingForm) -> Row:
+def changes_of(
+    changes: Mapping[str, Any],
+    scope: Scope,
+    form: EmbeddingForm,
+    codec: Codec,
+    *,
+    as_record: bool = False,
+) -> Row:
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
-    fields = changes_to_write(changes, form)
+    fields = changes_to_write(changes, form, codec, as_record=as_record)
     check_owner(fields, scope, gives=True)
     if "_id" in fields:
         raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")

@@ -57,6 +57,7 @@ class Listing(ProviderCore):
             where,
             ids=None if ids is None else [form for one in ids for form in stored_ids(one)],
             now=None if include_expired else datetime.now(UTC),
+            codec=self._codec,
         )
         call = self._call(timeout_ms)
         session = await self._session(call)
@@ -91,6 +92,7 @@ class Listing(ProviderCore):
             Scope(memory_id, user_id).filter(kind),
             where,
             now=None if include_expired else datetime.now(UTC),
+            codec=self._codec,
         )
         most = _count("limit", limit, 1)
         call = self._call(timeout_ms)

@@ -7,7 +7,8 @@ from typing import Any
 
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import DuplicateMemoryError
+from memorizz_async.errors import DuplicateMemoryError, InvalidInputError
+from memorizz_async.memory_provider.mongodb.fields import check_overlap
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
@@ -24,11 +25,21 @@ from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
     check_owner,
+    key_to_write,
     row_to_put,
 )
 from memorizz_async.slices import in_slices
 
 _ROWS_A_WRITE = 500
+
+
+def _several(rows: Any) -> Iterable[Any]:
+    """The rows, if they are several. Raises InvalidInputError."""
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise InvalidInputError(
+            "rows must be several rows", fix="use put_async for one, or pass a list"
+        )
+    return rows
 
 
 class Putting(Changing):
@@ -71,6 +82,9 @@ class Putting(Changing):
 
         For records of other programs and for restoring: a memory goes by store_async. A row with an
         `_id` takes the place of the tenant's row of that id; `replace=False` refuses it instead.
+        Fields have the forms that their program gave them, but for those that would hide the row or
+        stop a later write: `expires_at` is a datetime, `recall_count` a whole number, and
+        `embedding_model` a name.
 
         memory_id, user_id: whose the rows are, where they do not say it themselves; EVERY_TENANT
             lets stand what each says, also nothing.
@@ -84,8 +98,15 @@ class Putting(Changing):
         call = self._call(timeout_ms)
         writes: list[Write] = []
         ids: list[str] = []
-        async for given in in_slices(rows):
-            row, scope = row_to_put(given, memory_id, user_id, embedding_form)
+        # Copied before other tasks run: they may change what the caller passed.
+        several = [dict(row) if isinstance(row, Mapping) else row for row in _several(rows)]
+        async for at, given in in_slices(enumerate(several)):
+            try:
+                row, scope = row_to_put(given, memory_id, user_id, embedding_form, self._codec)
+            except InvalidInputError as error:
+                if len(several) > 1:
+                    error.add_note(f"in row {at} of {len(several)}; none was written")
+                raise
             ids.append(public_id(row["_id"]))
             if replace and given.get("_id") is not None:
                 own = edits.rows_filter(scope.owned(), ids=[row["_id"]])
@@ -127,24 +148,37 @@ class Putting(Changing):
         where_new: Mapping[str, Any] | None = None,
         memory_id: Scoped = UNSET,
         user_id: Scoped = UNSET,
+        as_record: bool = False,
         timeout_ms: int | None = None,
     ) -> bool:
         """Set fields of the tenant's row that equals `key`, or make it; whether it was made.
 
+        key, row: fields of the kinds that store_async takes; nothing is embedded. A dot leads into
+            a field, as in update_async.
         where_new: what only a new row gets. Its `_id` makes two that come at once one row: the
             second to arrive finds the first.
+        as_record: the row is another program's; see update_async.
+
+        Raises InvalidInputError (nothing is written), EmbeddingModelMismatchError where the
+        collection's rows are of another model than an embedding that is given.
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        fields = changes_to_write(row, "bindata")
+        fields = changes_to_write(row, "bindata", self._codec, as_record=as_record)
         fields.pop("_id", None)
-        new = changes_to_write(where_new or {}, "bindata")
-        check_owner({**new, **key, **fields}, scope)
+        new = changes_to_write(where_new or {}, "bindata", self._codec, as_record=as_record)
+        key = key_to_write(key, self._codec, as_record=as_record)
+        whole = {**new, **key, **fields}
+        check_overlap(whole)
+        check_owner(whole, scope)
         new.update(scope.owned())
-        if new.get("_id") is not None:
-            new["_id"] = stored_id(new["_id"])
-        own = edits.rows_filter(scope.owned(), key)
+        for given in (new, key):
+            if given.get("_id") is not None:
+                given["_id"] = stored_id(given["_id"])
+        own = edits.rows_filter(scope.owned(), key, codec=self._codec)
+        if not as_record:
+            await self._check_vector(kind, whole, call)
         update = edits.upsert_update(
             {**key, **fields}, {name: new[name] for name in new.keys() - {*key, *fields}}
         )

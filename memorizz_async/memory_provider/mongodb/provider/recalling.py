@@ -103,7 +103,10 @@ class Recalling(ProviderCore):
         if on_error not in ("raise", "partial"):
             raise InvalidInputError("on_error must be 'raise' or 'partial'", seen=repr(on_error))
         batch = queries_of(
-            queries, dimensions=self.config.dimensions, filter_fields=self._filter_fields
+            queries,
+            dimensions=self.config.dimensions,
+            filter_fields=self._filter_fields,
+            codec=self._codec,
         )
         call = self._call(timeout_ms)
         session = await self._session(call)

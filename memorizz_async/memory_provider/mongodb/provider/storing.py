@@ -8,6 +8,7 @@ from typing import Any
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.memory_provider.mongodb import conversation, writing
+from memorizz_async.memory_provider.mongodb.fields import TURN_FIELDS
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
 from memorizz_async.vectors import EmbeddingLike
@@ -61,7 +62,9 @@ class Storing(ProviderCore):
         """
         collection = self._collections[memory_type_of(memory_type)]
         call = self._call(timeout_ms)
-        items = await writing.drafts(memories, memory_id=memory_id, user_id=user_id)
+        items = await writing.drafts(
+            memories, memory_id=memory_id, user_id=user_id, codec=self._codec
+        )
         if not items:
             return []
         driver = (await self._session(call)).driver
@@ -99,7 +102,9 @@ class Storing(ProviderCore):
         """
         collection = self._collections[memory_type_of(memory_type)]
         call = self._call(timeout_ms)
-        items = await writing.drafts(turns, memory_id=memory_id, user_id=user_id)
+        items = await writing.drafts(
+            turns, memory_id=memory_id, user_id=user_id, codec=self._codec, refused=TURN_FIELDS
+        )
         if not items:
             return []
         driver = (await self._session(call)).driver
