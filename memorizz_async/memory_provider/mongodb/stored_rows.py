@@ -2,19 +2,20 @@
 
 A memory that is stored (`rows`) gets fields of ours. A record that is put, or listed as stored, has
 its own, with two exceptions: an embedding is written in the form that is asked for, and leaves as
-`list[float]`; an id leaves as a string.
+`list[float]`; the id of an ObjectId leaves as a string.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bson import Binary, ObjectId
 
 from memorizz_async.errors import InvalidEmbeddingError, InvalidInputError
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
+    UuidForm,
     check_names,
     check_storable,
     public_embedding,
@@ -22,21 +23,29 @@ from memorizz_async.memory_provider.mongodb.rows import (
     stored_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
+from memorizz_async.validation import checked_choice, shown
 from memorizz_async.vectors import stored_vector, to_bson
 
 EmbeddingForm = Literal["bindata", "array"]
 """How an embedding is written: BinData float32, or an array of doubles, as memorizz reads it."""
 
 
+_FORMS: tuple[EmbeddingForm, ...] = get_args(EmbeddingForm)
+
+
 def row_to_put(
-    given: Mapping[str, Any], memory_id: Scoped, user_id: Scoped, form: EmbeddingForm
+    given: Mapping[str, Any],
+    memory_id: Scoped,
+    user_id: Scoped,
+    form: EmbeddingForm,
+    uuid_form: UuidForm = Binary.from_uuid,
 ) -> tuple[Row, Scope]:
     """A record as the row to write, and whose it is. Raises InvalidInputError."""
     row = changes_to_write(given, form)
     if row.get("_id") is None:
         row["_id"] = ObjectId()
     else:
-        row["_id"] = stored_id(row["_id"])
+        row["_id"] = stored_id(row["_id"], uuid_form)
     scope = _owner(row, memory_id, user_id)
     row.update(scope.owned())
     return row, scope
@@ -80,10 +89,9 @@ def _tenant(name: str, argument: Scoped, row: Mapping[str, Any]) -> Scoped:
 
 def changes_to_write(given: Mapping[str, Any], form: EmbeddingForm) -> Row:
     """Fields as they are written. Raises InvalidInputError, InvalidEmbeddingError."""
+    checked_choice("embedding_form", form, _FORMS)
     if not isinstance(given, Mapping):
-        raise InvalidInputError(
-            "A row must be a mapping of fields", seen=f"a {type(given).__name__}"
-        )
+        raise InvalidInputError("A row must be a mapping of fields", seen=shown(given))
     row = dict(given)
     check_names(row)
     if row.get("embedding") is not None:
@@ -110,7 +118,9 @@ def _embedding(value: Any, form: EmbeddingForm) -> Any:
 
 
 def as_stored(row: Row) -> Row:
-    """The row with the fields that it has: ids as strings, the embedding as `list[float]`."""
+    """The row with the fields that it has, its id as `public_id` has it, its embedding as
+    `list[float]`.
+    """
     shown = {**row, "_id": public_id(row["_id"])}
     if isinstance(shown.get("embedding"), Binary):
         shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])

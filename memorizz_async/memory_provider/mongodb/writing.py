@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
-from bson import Timestamp
+from bson import Binary, Timestamp
 
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
@@ -21,9 +22,16 @@ from memorizz_async.errors import (
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
 from memorizz_async.memory_provider.mongodb.protocol import DUPLICATE_KEY, Driver, Refusal
-from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, public_id
-from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.rows import (
+    Row,
+    UuidForm,
+    draft,
+    new_row,
+    public_id,
+)
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped, check_tenant
 from memorizz_async.slices import in_slices
+from memorizz_async.validation import checked_list
 from memorizz_async.vectors import Vector, checked_vector
 
 Written = Callable[[str, Timestamp], None]
@@ -64,18 +72,24 @@ def with_embedding(memory: Any, embedding: Any) -> Any:
 
 
 async def drafts(
-    given: Iterable[str | Mapping[str, Any]], *, memory_id: Scoped, user_id: Scoped
+    given: Iterable[str | Mapping[str, Any]],
+    *,
+    memory_id: Scoped,
+    user_id: Scoped,
+    uuid_form: UuidForm = Binary.from_uuid,
 ) -> list[Draft]:
-    """The memories, checked; nothing has been sent. Raises InvalidInputError, naming which one."""
-    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
-        raise InvalidInputError(
-            "memories must be several memories", fix="use store_async for one, or pass a list"
-        )
-    memories = list(given)
+    """The memories, checked; nothing has been sent. Raises InvalidInputError, naming which one.
+
+    uuid_form: how an `_id` that is a UUID is stored.
+    """
+    memories = checked_list("memories", given)
+    if not memories:  # a tenant of a wrong kind is an error also where there is nothing to write
+        check_tenant("memory_id", memory_id)
+        check_tenant("user_id", user_id)
     checked: list[Draft] = []
     async for position, memory in in_slices(enumerate(memories)):
         try:
-            checked.append(_draft(memory, memory_id, user_id))
+            checked.append(_draft(memory, memory_id, user_id, uuid_form))
         except InvalidInputError as error:
             if len(memories) > 1:
                 error.add_note(f"in memory {position} of {len(memories)}; none was written")
@@ -83,8 +97,12 @@ async def drafts(
     return checked
 
 
-def _draft(memory: str | Mapping[str, Any], memory_id: Scoped, user_id: Scoped) -> Draft:
+def _draft(
+    memory: str | Mapping[str, Any], memory_id: Scoped, user_id: Scoped, uuid_form: UuidForm
+) -> Draft:
     fields = draft(memory)
+    if isinstance(fields.get("_id"), UUID):
+        fields["_id"] = uuid_form(fields["_id"])
     scope = Scope(_agreed("memory_id", memory_id, fields), _agreed("user_id", user_id, fields))
     embedding = fields.get("embedding")
     vector = None if embedding is None else checked_vector(embedding, name="embedding")

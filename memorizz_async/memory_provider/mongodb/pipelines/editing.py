@@ -6,10 +6,21 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from bson import DBRef
+
 from memorizz_async.errors import InvalidFilterError
+from memorizz_async.memory_provider.mongodb.filters import TIME_FIELDS
 from memorizz_async.memory_provider.mongodb.pipelines import alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
-from memorizz_async.memory_provider.mongodb.rows import check_storable
+from memorizz_async.memory_provider.mongodb.rows import UuidForm, check_storable
+from memorizz_async.memory_provider.mongodb.uuids import with_stored_uuids
+from memorizz_async.validation import (
+    check_depth,
+    checked_list,
+    checked_mapping,
+    iso_moment,
+    shown,
+)
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Fields and the values that they must equal; of several such mappings any one. None is no
@@ -31,8 +42,33 @@ def history_index_keys() -> list[tuple[str, int | str]]:
     return [("memory_id", 1), ("timestamp", 1), ("_id", 1)]
 
 
+def checked_where(where: Any, uuid_form: UuidForm) -> Where:
+    """The caller's conditions, with each UUID as it is stored.
+
+    Raises InvalidFilterError for what is neither a mapping nor a list of mappings, and for a value
+    that is nested too deep.
+    """
+    if where is None:
+        return None
+    alternatives = (
+        [where]
+        if isinstance(where, Mapping)
+        else checked_list("where", where, error=InvalidFilterError)
+    )
+    for one in alternatives:
+        checked_mapping("A condition", one, error=InvalidFilterError)
+        check_depth("A condition", one, error=InvalidFilterError)
+    given = [
+        {name: with_stored_uuids(value, uuid_form) for name, value in one.items()}
+        for one in alternatives
+    ]
+    return given[0] if isinstance(where, Mapping) else given
+
+
 def equal_to(where: Where) -> Document:
     """Rows whose fields equal these values. Values are never operators, whatever they look like.
+
+    ISO text for a field that holds dates is the moment that it names, or the text itself.
 
     Raises InvalidFilterError for a name that is no field, InvalidInputError for a value that is
     none of MongoDB's.
@@ -40,13 +76,17 @@ def equal_to(where: Where) -> Document:
     if where is None:
         return {}
     if isinstance(where, Mapping):
-        equal = {_field(name): {"$eq": value} for name, value in where.items()}
-        check_storable(dict(where))  # whose message does not show the value
-        return equal
+        check_storable({_field(name): value for name, value in where.items()})
+        return {name: _equal(name, value) for name, value in where.items()}
     alternatives = [equal_to(one) for one in where]
     if not alternatives:
         return {"_id": {"$in": []}}  # any of none: no row
     return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
+
+
+def _equal(name: str, value: Any) -> Document:
+    moment = iso_moment(value) if name in TIME_FIELDS and isinstance(value, str) else None
+    return {"$eq": value} if moment is None else {"$in": [value, moment]}
 
 
 def _field(name: Any) -> str:
@@ -54,7 +94,7 @@ def _field(name: Any) -> str:
         return name
     raise InvalidFilterError(
         "A condition names no field of a row",
-        seen=repr(name),
+        seen=shown(name),
         fix='write {"name": "value"}; operators are not taken here',
     )
 
@@ -77,7 +117,10 @@ def rows_filter(
 
 def _among(ids: Sequence[Any]) -> Document:
     """One id is said as itself: what is inserted because it is missing then gets it."""
-    return {"_id": ids[0]} if len(ids) == 1 else {"_id": {"$in": list(ids)}}
+    if len(ids) == 1:
+        # A document as an id must not be taken for an operator.
+        return {"_id": {"$eq": ids[0]} if isinstance(ids[0], Mapping | DBRef) else ids[0]}
+    return {"_id": {"$in": list(ids)}}
 
 
 def fields_update(fields: Mapping[str, Any], removed: Sequence[str] = ()) -> Document:

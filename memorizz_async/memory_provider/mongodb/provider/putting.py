@@ -27,6 +27,12 @@ from memorizz_async.memory_provider.mongodb.stored_rows import (
     row_to_put,
 )
 from memorizz_async.slices import in_slices
+from memorizz_async.validation import (
+    checked_choice,
+    checked_flag,
+    checked_list,
+    checked_mapping,
+)
 
 _ROWS_A_WRITE = 500
 
@@ -84,8 +90,10 @@ class Putting(Changing):
         call = self._call(timeout_ms)
         writes: list[Write] = []
         ids: list[str] = []
-        async for given in in_slices(rows):
-            row, scope = row_to_put(given, memory_id, user_id, embedding_form)
+        checked_flag("replace", replace)
+        checked_choice("embedding_form", embedding_form, ("bindata", "array"))
+        async for given in in_slices(checked_list("rows", rows)):
+            row, scope = row_to_put(given, memory_id, user_id, embedding_form, self._stored_uuid)
             ids.append(public_id(row["_id"]))
             if replace and given.get("_id") is not None:
                 own = edits.rows_filter(scope.owned(), ids=[row["_id"]])
@@ -139,12 +147,13 @@ class Putting(Changing):
         call = self._call(timeout_ms)
         fields = changes_to_write(row, "bindata")
         fields.pop("_id", None)
-        new = changes_to_write(where_new or {}, "bindata")
+        new = changes_to_write({} if where_new is None else where_new, "bindata")
+        checked_mapping("key", key)
         check_owner({**new, **key, **fields}, scope)
         new.update(scope.owned())
         if new.get("_id") is not None:
-            new["_id"] = stored_id(new["_id"])
-        own = edits.rows_filter(scope.owned(), key)
+            new["_id"] = stored_id(new["_id"], self._stored_uuid)
+        own = edits.rows_filter(scope.owned(), self._where(key))
         update = edits.upsert_update(
             {**key, **fields}, {name: new[name] for name in new.keys() - {*key, *fields}}
         )

@@ -10,6 +10,7 @@ from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.memory_provider.mongodb import conversation, writing
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
+from memorizz_async.validation import checked_text
 from memorizz_async.vectors import EmbeddingLike
 
 
@@ -61,7 +62,9 @@ class Storing(ProviderCore):
         """
         collection = self._collections[memory_type_of(memory_type)]
         call = self._call(timeout_ms)
-        items = await writing.drafts(memories, memory_id=memory_id, user_id=user_id)
+        items = await writing.drafts(
+            memories, memory_id=memory_id, user_id=user_id, uuid_form=self._stored_uuid
+        )
         if not items:
             return []
         driver = (await self._session(call)).driver
@@ -99,7 +102,11 @@ class Storing(ProviderCore):
         """
         collection = self._collections[memory_type_of(memory_type)]
         call = self._call(timeout_ms)
-        items = await writing.drafts(turns, memory_id=memory_id, user_id=user_id)
+        if session_id is not None:
+            checked_text("session_id", session_id)
+        items = await writing.drafts(
+            turns, memory_id=memory_id, user_id=user_id, uuid_form=self._stored_uuid
+        )
         if not items:
             return []
         driver = (await self._session(call)).driver
