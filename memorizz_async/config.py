@@ -162,7 +162,7 @@ class MongoDBConfig(_Keywords, _Positional):
             )
         checked_mapping("collections", self.collections, error=_ERROR)
         for name in self.collections.values():
-            checked_text("The name of a collection", name, error=_ERROR)
+            checked_text("A name in collections", name, error=_ERROR)
             if "$" in name or "\0" in name:
                 raise ConfigurationError(
                     "A collection has a name that MongoDB does not take", fix="leave out $"

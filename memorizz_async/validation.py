@@ -245,7 +245,14 @@ def _items(container: Any) -> Iterator[Any]:
 
 
 def checked_seconds(
-    name: str, value: Any, *, error: type[MemorizzAsyncError] = InvalidInputError
+    name: str,
+    value: Any,
+    *,
+    above: bool = False,
+    error: type[MemorizzAsyncError] = InvalidInputError,
 ) -> float:
-    """A number of seconds, from 0 to 68 years."""
-    return checked_number(name, value, least=0, most=MAX_COUNT, error=error)
+    """A number of seconds, from 0 (`above`: above 0) to 68 years."""
+    seconds = checked_number(name, value, least=0, most=MAX_COUNT, error=error)
+    if above and not seconds:
+        raise error(f"{name} must be a number of seconds above 0", seen="0")
+    return seconds

@@ -33,9 +33,9 @@ from memorizz_async.validation import (
     checked_count,
     checked_flag,
     checked_seconds,
-    checked_text,
     shown,
 )
+from memorizz_async.validation import checked_text as checked_name
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, TokenCount, Vector
@@ -111,7 +111,7 @@ class AsyncEmbeddingProvider(Managed):
         second_tier: SecondTier | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
-        for name, value in {
+        for name, count in {
             "max_workers": max_workers,
             "dimensions": dimensions,
             "max_batch_size": max_batch_size,
@@ -119,8 +119,8 @@ class AsyncEmbeddingProvider(Managed):
             "max_queue": max_queue,
             "cache_bytes": cache_bytes,
         }.items():
-            if value is not None:
-                checked_count(f"The setting {name!r}", value, error=_ERROR)
+            if count is not None:
+                checked_count(f"The setting {name!r}", count, error=_ERROR)
         checked_count("The setting 'cache_entries'", cache_entries, least=0, error=_ERROR)
         for name, value in {"cache_ttl": cache_ttl, "idle_seconds": idle_seconds}.items():
             if (
@@ -140,7 +140,7 @@ class AsyncEmbeddingProvider(Managed):
                 "second_tier must have the methods get_many and put_many", seen=shown(second_tier)
             )
         if model_name is not None:
-            checked_text("model_name", model_name, error=ConfigurationError)
+            checked_name("model_name", model_name, error=ConfigurationError)
         local = (model_name, device, revision, query_prompt, document_prompt)
         if backend is None:
             backend = SentenceTransformerBackend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,14 +27,19 @@ class MemorySignal:
     importance: float = 0.15
 
     def __post_init__(self) -> None:
-        weights = {name: getattr(self, name) for name in ("relevance", "recency", "importance")}
-        for name, value in {"half_life_days": self.half_life_days, **weights}.items():
-            checked_number(name, value, least=0, error=ConfigurationError)
-        if not self.half_life_days or not any(weights.values()):
+        weights = (self.relevance, self.recency, self.importance)
+        try:
+            for value in (self.half_life_days, *weights):
+                checked_number("it", value, least=0)
+            good = self.half_life_days > 0 and max(weights) > 0
+        except InvalidInputError:
+            good = False
+        if not good:
+            names = ("half_life_days", "relevance", "recency", "importance")
             raise ConfigurationError(
                 "The weights of a MemorySignal must be numbers of at least 0, one of them above 0, "
                 "and half_life_days a number above 0",
-                seen=repr(self),
+                seen=", ".join(f"{name}={shown(getattr(self, name))}" for name in names),
             )
 
     def of_row(self, row: dict[str, Any], score: float, now: datetime) -> float:
@@ -67,14 +73,23 @@ def memory_signal(
     After Park et al., "Generative Agents" (UIST 2023), section 4.1: a memory's weight is the sum of
     its relevance, recency (decaying exponentially) and importance, each scaled to [0, 1].
     """
-    checked_number("relevance", relevance)
-    checked_number("importance", importance)
-    if age_days is not None:
-        checked_number("age_days", age_days)
+    relevance = _number("relevance", relevance)
+    importance = _number("importance", importance)
+    age_days = None if age_days is None else _number("age_days", age_days)
     if weights is not None and not isinstance(weights, MemorySignal):
         raise InvalidInputError("weights must be a MemorySignal", seen=shown(weights))
     by = weights or MemorySignal()
     return _weighted(relevance, age_days=age_days, importance=importance, weights=by)
+
+
+def _number(name: str, value: Any) -> float:
+    """A number, also one that is out of range."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be a number", seen=shown(value))
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _weighted(

@@ -12,6 +12,7 @@ import numpy as np
 from memorizz_async.errors import (
     ConfigurationError,
     EmbeddingError,
+    InvalidInputError,
     MemorizzAsyncError,
     MissingDependencyError,
     ModelLoadError,
@@ -19,7 +20,6 @@ from memorizz_async.errors import (
 from memorizz_async.validation import (
     checked_count,
     checked_list,
-    checked_query,
     checked_text,
     shown,
 )
@@ -70,8 +70,9 @@ class CrossEncoderReranker:
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         """The model's scores, one a text. Raises EmbeddingError where it fails."""
-        checked_query(query)
-        wanted = [checked_query(text, "text") for text in checked_list("texts", texts)]
+        wanted = checked_list("texts", texts)
+        if not isinstance(query, str) or not all(isinstance(text, str) for text in wanted):
+            raise InvalidInputError("query must be a string, and texts a list of strings")
         return await asyncio.to_thread(self._scores, query, wanted)
 
     def _scores(self, query: str, texts: list[str]) -> list[float]:

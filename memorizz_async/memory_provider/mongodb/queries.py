@@ -90,7 +90,7 @@ def queries_of(
     uuid_form: how a UUID is stored.
     """
     checked: list[Query] = []
-    for position, entry in enumerate(checked_list("queries", queries)):
+    for position, entry in enumerate(checked_list("The queries", queries)):
         try:
             checked.append(_query(entry, dimensions, filter_fields or {}, uuid_form))
         except InvalidInputError as error:

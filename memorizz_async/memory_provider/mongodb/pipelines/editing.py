@@ -12,15 +12,8 @@ from memorizz_async.errors import InvalidFilterError
 from memorizz_async.memory_provider.mongodb.filters import TIME_FIELDS
 from memorizz_async.memory_provider.mongodb.pipelines import alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
-from memorizz_async.memory_provider.mongodb.rows import UuidForm, check_storable
-from memorizz_async.memory_provider.mongodb.uuids import with_stored_uuids
-from memorizz_async.validation import (
-    check_depth,
-    checked_list,
-    checked_mapping,
-    iso_moment,
-    shown,
-)
+from memorizz_async.memory_provider.mongodb.rows import check_storable
+from memorizz_async.validation import iso_moment, shown
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Fields and the values that they must equal; of several such mappings any one. None is no
@@ -40,29 +33,6 @@ range of the index below."""
 def history_index_keys() -> list[tuple[str, int | str]]:
     """What finds the last rows of a memory."""
     return [("memory_id", 1), ("timestamp", 1), ("_id", 1)]
-
-
-def checked_where(where: Any, uuid_form: UuidForm) -> Where:
-    """The caller's conditions, with each UUID as it is stored.
-
-    Raises InvalidFilterError for what is neither a mapping nor a list of mappings, and for a value
-    that is nested too deep.
-    """
-    if where is None:
-        return None
-    alternatives = (
-        [where]
-        if isinstance(where, Mapping)
-        else checked_list("where", where, error=InvalidFilterError)
-    )
-    for one in alternatives:
-        checked_mapping("A condition", one, error=InvalidFilterError)
-        check_depth("A condition", one, error=InvalidFilterError)
-    given = [
-        {name: with_stored_uuids(value, uuid_form) for name, value in one.items()}
-        for one in alternatives
-    ]
-    return given[0] if isinstance(where, Mapping) else given
 
 
 def equal_to(where: Where) -> Document:

@@ -12,6 +12,7 @@ from bson import Binary
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.arguments import checked_where, uuid_form_of
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
@@ -21,9 +22,8 @@ from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Wor
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
-from memorizz_async.memory_provider.mongodb.pipelines.editing import Where, checked_where
+from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.rows import UuidForm, collection_names, stored_ids
-from memorizz_async.memory_provider.mongodb.uuids import uuid_form_of
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.retrieval.reranking import Reranker, check_reranker
 from memorizz_async.validation import checked_list, shown
