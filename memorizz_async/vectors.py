@@ -83,6 +83,8 @@ def stored_vector(value: Any) -> Vector:
 
 
 def _as_float32(value: Any) -> Vector:
+    if isinstance(value, bytearray):
+        raise TypeError("bytes, not numbers")
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":  # numpy would read text and booleans as numbers
         raise TypeError(f"values of type {array.dtype}, not numbers")

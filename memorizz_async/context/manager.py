@@ -102,9 +102,10 @@ class ContextWindowManager:
             None if max_memories is None else checked_limit(max_memories, "max_memories")
         )
         self.budget = checked_count("budget", budget)
-        if header != "":
-            check = checked_text if isinstance(header, str) else checked_function
-            check("header", header, error=ConfigurationError)
+        if not isinstance(header, str):
+            checked_function("header", header, error=ConfigurationError)
+        elif header:
+            checked_text("header", header, error=ConfigurationError)
         if header is None:
             raise ConfigurationError("header must be a string or a function", seen="None")
         self.header = header

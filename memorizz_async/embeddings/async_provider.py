@@ -139,8 +139,9 @@ class AsyncEmbeddingProvider(Managed):
             raise ConfigurationError(
                 "second_tier must have the methods get_many and put_many", seen=shown(second_tier)
             )
-        if model_name is not None:
-            checked_name("model_name", model_name, error=ConfigurationError)
+        for name, text in {"model_name": model_name, "device": device}.items():
+            if text is not None:
+                checked_name(name, text, error=ConfigurationError)
         local = (model_name, device, revision, query_prompt, document_prompt)
         if backend is None:
             backend = SentenceTransformerBackend(

@@ -45,7 +45,8 @@ def known_prompts(model_name: str) -> Prompts:
 def check_prompts(*prompts: object) -> None:
     """Raise ConfigurationError for a prompt that is no text; None and "" are allowed."""
     for prompt in prompts:
-        if prompt is not None and prompt != "":
+        is_empty = isinstance(prompt, str) and not prompt
+        if prompt is not None and not is_empty:
             checked_text("A prompt", prompt, error=ConfigurationError)
 
 

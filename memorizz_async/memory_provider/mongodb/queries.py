@@ -28,6 +28,7 @@ from memorizz_async.validation import (
     checked_limit,
     checked_list,
     checked_query,
+    checked_text,
     shown,
 )
 from memorizz_async.vectors import Vector, checked_vector
@@ -121,8 +122,7 @@ def _query(
             fix=f"use only {', '.join(_KNOWN)}",
         )
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
-    if not isinstance(key, str) or not key:
-        raise InvalidInputError("A query needs a key, a non-empty string", seen=shown(key))
+    checked_text("The key of a query", key)
     mode = entry.get("mode")
     if mode is not None:
         mode = checked_choice("mode", mode, _MODES)

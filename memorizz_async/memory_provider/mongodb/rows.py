@@ -105,6 +105,7 @@ def check_storable(fields: Row) -> None:
     Seen only while writing, it would stop a write half-way.
     """
     storable = {name: value for name, value in fields.items() if name != "embedding"}
+    check_depth("A memory", storable)
     size = _bson_size(storable)
     if size is not None and size <= _LARGEST:
         return

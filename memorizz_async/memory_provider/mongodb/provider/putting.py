@@ -148,12 +148,11 @@ class Putting(Changing):
         fields = changes_to_write(row, "bindata")
         fields.pop("_id", None)
         new = changes_to_write({} if where_new is None else where_new, "bindata")
-        checked_mapping("key", key)
+        own = edits.rows_filter(scope.owned(), self._where(checked_mapping("key", key)))
         check_owner({**new, **key, **fields}, scope)
         new.update(scope.owned())
         if new.get("_id") is not None:
             new["_id"] = stored_id(new["_id"], self._stored_uuid)
-        own = edits.rows_filter(scope.owned(), self._where(key))
         update = edits.upsert_update(
             {**key, **fields}, {name: new[name] for name in new.keys() - {*key, *fields}}
         )
