@@ -15,6 +15,15 @@ from typing import Any, Literal
 
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.redaction import redact_uri
+from memorizz_async.validation import (
+    checked_choice,
+    checked_count,
+    checked_flag,
+    checked_mapping,
+    checked_text,
+    is_unicode,
+    shown,
+)
 
 DriverName = Literal["auto", "motor", "pymongo"]
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
@@ -33,6 +42,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "quantization": ("none", "scalar", "binary"),
     "fusion": ("zscore", "rrf"),
 }
+_ERROR = ConfigurationError
 _NOT_IN_A_NAME = frozenset('/\\. "$\0')
 _AT_LEAST_ONE = (
     "timeout_ms",
@@ -151,40 +161,34 @@ class MongoDBConfig(_Keywords, _Positional):
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigurationError(
-                    f"The setting {name!r} is not one that exists",
-                    seen=repr(getattr(self, name)),
-                    fix=f"use one of {', '.join(allowed)}",
-                )
+            checked_choice(f"The setting {name!r}", getattr(self, name), allowed, error=_ERROR)
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is None and name == "dimensions":
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigurationError(
-                    f"The setting {name!r} must be a whole number of at least 1", seen=repr(value)
-                )
+            checked_count(f"The setting {name!r}", value, error=_ERROR)
+        for name in ("keep_local_server", "embedding_cache"):
+            checked_flag(f"The setting {name!r}", getattr(self, name), error=_ERROR)
+        for name in ("vector_index_name", "text_language"):
+            checked_text(f"The setting {name!r}", getattr(self, name), error=_ERROR)
         if self.uri is not None and not isinstance(self.uri, str):
             raise ConfigurationError("uri must be a string", seen=f"a {type(self.uri).__name__}")
-        if not isinstance(self.db_name, str) or not self.db_name:
-            raise ConfigurationError("The database has no name", seen=repr(self.db_name))
-        if not isinstance(self.text_language, str) or not self.text_language:
-            raise ConfigurationError("text_language must be a word", seen=repr(self.text_language))
+        if self.uri is not None and not is_unicode(self.uri):
+            raise ConfigurationError("uri is not valid Unicode", seen="half of a surrogate pair")
+        checked_text("The name of the database", self.db_name, error=_ERROR)
         if _NOT_IN_A_NAME & set(self.db_name):
             raise ConfigurationError(
                 "The database has a name that MongoDB does not take",
                 seen=repr(self.db_name),
                 fix='leave out blanks and the characters / \\ . " $',
             )
-        if not isinstance(self.collections, Mapping) or not all(
-            isinstance(name, str) and name for name in self.collections.values()
-        ):
-            raise ConfigurationError(
-                "collections must map memory types to names of collections",
-                seen=repr(self.collections),
-            )
-
+        checked_mapping("collections", self.collections, error=_ERROR)
+        for name in self.collections.values():
+            checked_text("A name in collections", name, error=_ERROR)
+            if "$" in name or "\0" in name:
+                raise ConfigurationError(
+                    "A collection has a name that MongoDB does not take", fix="leave out $"
+                )
         for path in _paths(self.filter_fields):
             _check_path(path)
         if self.dimensions is not None:
@@ -198,7 +202,8 @@ class MongoDBConfig(_Keywords, _Positional):
     def from_dict(cls, values: Mapping[str, Any]) -> MongoDBConfig:
         """From a dict; a key that is no setting is an error that lists those that are."""
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
+        checked_mapping("The settings", values, error=_ERROR)
+        unknown = sorted(map(shown, set(values) - known))
         if unknown:
             raise ConfigurationError(
                 "Settings that do not exist",
@@ -210,12 +215,16 @@ class MongoDBConfig(_Keywords, _Positional):
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> MongoDBConfig:
         """From a JSON file that holds one object of settings."""
+        if not isinstance(path, str | os.PathLike) or not str(path):
+            raise ConfigurationError("path must name a file", seen=shown(path))
         file = Path(path)
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(f"Cannot read {file}", seen=str(error.strerror)) from error
-        except ValueError as error:
+        except UnicodeEncodeError as error:
+            raise ConfigurationError("path is not valid Unicode") from error
+        except (ValueError, RecursionError) as error:
             raise ConfigurationError(
                 f"{file} is not JSON", seen=str(error), fix="write one JSON object of settings"
             ) from error
@@ -244,10 +253,10 @@ def _paths(declared: Any) -> Iterator[Any]:
     """Every path of `filter_fields`. Raises ConfigurationError for what is no list of them."""
     lists = list(declared.values()) if isinstance(declared, Mapping) else [declared]
     for paths in lists:
-        if isinstance(paths, str) or not isinstance(paths, Sequence):
+        if isinstance(paths, str | bytes | bytearray) or not isinstance(paths, Sequence):
             raise ConfigurationError(
                 "filter_fields must be a list of paths, or map memory types to such lists",
-                seen=repr(declared),
+                seen=shown(declared),
                 fix='write ["metadata.topic"]',
             )
         yield from paths
@@ -255,13 +264,13 @@ def _paths(declared: Any) -> Iterator[Any]:
 
 def _check_path(path: Any) -> None:
     """What `find` and the search index both understand by a path, and alike."""
-    parts = path.split(".") if isinstance(path, str) else [""]
+    parts = path.split(".") if isinstance(path, str) and is_unicode(path) else [""]
     if any(
         not part or part.isdigit() or part.startswith("$") or "\0" in part for part in parts
     ) or parts[0] in ("embedding", "content"):
         raise ConfigurationError(
             "filter_fields has a path that cannot be filtered by",
-            seen=repr(path),
+            seen=repr(path) if isinstance(path, str) else shown(path),
             fix="name a field, dotted where it is nested, without positions in lists; not the "
             "embedding nor the content",
         )

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from memorizz_async.errors import InvalidInputError, OperationTimeoutError
+from memorizz_async.errors import OperationTimeoutError
+from memorizz_async.validation import checked_count
 
 T = TypeVar("T")
 
@@ -22,11 +23,10 @@ class Deadline:
 
     @classmethod
     def after(cls, timeout_ms: int) -> Deadline:
-        """A deadline so many milliseconds from now. Raises InvalidInputError below 1 ms."""
-        if not isinstance(timeout_ms, int) or isinstance(timeout_ms, bool) or timeout_ms < 1:
-            raise InvalidInputError(
-                "timeout_ms must be a whole number of at least 1", seen=repr(timeout_ms)
-            )
+        """A deadline so many milliseconds from now. Raises InvalidInputError below 1 ms and
+        above 24 days.
+        """
+        checked_count("timeout_ms", timeout_ms)
         return cls(time.monotonic() + timeout_ms / 1000, timeout_ms)
 
     def remaining_s(self, operation: str) -> float:

@@ -166,7 +166,7 @@ class WriteError(DatabaseError):
         what: str,
         *,
         failed: Mapping[int, str],
-        written_ids: Mapping[int, str],
+        written_ids: Mapping[int, Any],
         seen: str | None = None,
         fix: str | None = None,
         code: int | None = None,

@@ -15,11 +15,11 @@ from memorizz_async.errors import ConfigurationError, InvalidInputError
 from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
-from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped, check_tenant
 from memorizz_async.results import RecallResults
 from memorizz_async.retrieval.memory_signal import MemorySignal
 from memorizz_async.slices import in_slices
-from memorizz_async.validation import checked_query
+from memorizz_async.validation import checked_query, shown
 from memorizz_async.vectors import EmbeddingLike
 
 DEFAULT_LIMIT = 5
@@ -50,12 +50,20 @@ class MemoryUnit(Summarized):
         user_id: Scoped = UNSET,
     ) -> None:
         self.application_mode = application_mode_of(application_mode)
+        check_tenant("memory_id", memory_id)
+        check_tenant("user_id", user_id)
+        if memory_signal is not None and not isinstance(memory_signal, MemorySignal):
+            raise ConfigurationError(
+                "memory_signal must be a MemorySignal", seen=shown(memory_signal)
+            )
         self._own_provider = (
             AsyncMongoDBProvider(memory_provider)
             if isinstance(memory_provider, MongoDBConfig)
             else None
         )
         self.memory_provider = self._own_provider or memory_provider
+        if self.memory_provider is not None:
+            self.provider_for()
         self.memory_signal = memory_signal or MemorySignal()
         self.memory_id = memory_id
         self.user_id = user_id
@@ -192,7 +200,7 @@ class MemoryUnit(Summarized):
         if not isinstance(limits, Mapping) or not limits:
             raise InvalidInputError(
                 "limits must map memory types to numbers",
-                seen=repr(limits),
+                seen=shown(limits),
                 fix="write {MemoryType.LONG_TERM_MEMORY: 5}, or leave it out",
             )
         return limits
@@ -209,10 +217,10 @@ class MemoryUnit(Summarized):
                 fix="pass memory_provider to MemoryUnit (or a MongoDBConfig), or "
                 "async_memory_provider to the call",
             )
-        if not hasattr(provider, "batch_retrieve_async"):
+        if isinstance(provider, type) or not hasattr(provider, "batch_retrieve_async"):
             raise ConfigurationError(
                 "The memory provider is not an async one",
-                seen=f"a {type(provider).__name__}",
+                seen=shown(provider),
                 fix="pass async_memory_provider=AsyncMongoDBProvider(…)",
             )
         asynchronous: AsyncMongoDBProvider = provider

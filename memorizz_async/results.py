@@ -30,7 +30,7 @@ class HitExplanation(Summarized):
     which it was found, as it was before they were put together.
     """
 
-    id: str
+    id: Any
     rank: int
     score: float
     found_by: tuple[FoundBy, ...]

@@ -31,7 +31,7 @@ def checked_vector(value: Any, *, name: str, dimensions: int | None = None) -> V
     """
     try:
         vector = stored_vector(value) if isinstance(value, Binary) else _as_float32(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidEmbeddingError(
             f"{name} is not a vector of numbers", seen=f"{type(value).__name__}: {error}"
         ) from error
@@ -83,6 +83,8 @@ def stored_vector(value: Any) -> Vector:
 
 
 def _as_float32(value: Any) -> Vector:
+    if isinstance(value, bytearray):
+        raise TypeError("bytes, not numbers")
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":  # numpy would read text and booleans as numbers
         raise TypeError(f"values of type {array.dtype}, not numbers")

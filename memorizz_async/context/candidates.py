@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memorizz_async.context.window import LeftOut
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import dot_products
 from memorizz_async.results import Hit, RecallResults
 
@@ -92,12 +93,12 @@ def distinct(
     vectors = np.zeros((len(candidates), dimensions), dtype=np.float32)
     kept: list[Candidate] = []
     left: list[LeftOut] = []
-    by_row: dict[tuple[str, str], Candidate] = {}
+    by_row: dict[tuple[str, Hashable], Candidate] = {}
     by_text: dict[str, Candidate] = {}
     for candidate in candidates:
         check()
         text = normalised(str(candidate.hit["content"]))
-        row = (candidate.store, candidate.id)
+        row = (candidate.store, key_of(candidate.hit["_id"]))
         if not text:
             left.append(candidate.left_out("no text", "the row has no content"))
             continue

@@ -16,15 +16,25 @@ from memorizz_async.context.packing import Order, Packed, Packer, Rules
 from memorizz_async.context.template import ContextTemplate
 from memorizz_async.context.window import ContextReport, ContextWindow
 from memorizz_async.embeddings.protocol import TokenCount
-from memorizz_async.enums.memory_type import name_of
+from memorizz_async.enums.memory_type import memory_type_of, name_of
 from memorizz_async.errors import ClosedError, ConfigurationError, InvalidInputError
 from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
-from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped, check_tenant
 from memorizz_async.memory_unit import DEFAULT_LIMIT, MemoryUnit
 from memorizz_async.results import RecallResults
-from memorizz_async.validation import MAX_LIMIT, checked_limit, checked_query
+from memorizz_async.validation import (
+    MAX_LIMIT,
+    checked_choice,
+    checked_count,
+    checked_function,
+    checked_limit,
+    checked_number,
+    checked_query,
+    checked_text,
+    shown,
+)
 
 Header = str | Callable[[], str | Awaitable[str]]
 
@@ -84,12 +94,24 @@ class ContextWindowManager(Summarized):
     ) -> None:
         self._own_unit = None if isinstance(memory, MemoryUnit) else _unit_of(memory)
         self.memory_unit: MemoryUnit = self._own_unit or memory  # type: ignore[assignment]
+        check_tenant("memory_id", memory_id)
+        check_tenant("user_id", user_id)
         self.memory_id = memory_id
         self.user_id = user_id
         self.limits = _checked_limits(limits)
-        self.max_memories = None if max_memories is None else checked_limit(max_memories)
-        self.budget = _checked_budget(budget)
+        self.max_memories = (
+            None if max_memories is None else checked_limit(max_memories, "max_memories")
+        )
+        self.budget = checked_count("budget", budget)
+        if not isinstance(header, str):
+            checked_function("header", header, error=ConfigurationError)
+        elif header:
+            checked_text("header", header, error=ConfigurationError)
+        if header is None:
+            raise ConfigurationError("header must be a string or a function", seen="None")
         self.header = header
+        if template is not None and not isinstance(template, ContextTemplate):
+            raise ConfigurationError("template must be a ContextTemplate", seen=shown(template))
         self.template = template or ContextTemplate()
         self.mmr_lambda = _checked_share("mmr_lambda", mmr_lambda)
         self.duplicate_cosine = (
@@ -97,12 +119,13 @@ class ContextWindowManager(Summarized):
             if duplicate_cosine is None
             else _checked_share("duplicate_cosine", duplicate_cosine)
         )
-        self.candidates = checked_limit(candidates)
-        if order not in ("relevance", "time"):
-            raise ConfigurationError("order must be 'relevance' or 'time'", seen=repr(order))
-        self.order: Order = order
+        self.candidates = checked_limit(candidates, "candidates")
+        self.order: Order = checked_choice(
+            "order", order, ("relevance", "time"), error=ConfigurationError
+        )
+        checked_function("relevance", relevance, error=ConfigurationError)
         self.relevance = relevance
-        self.on_error: OnError = on_error
+        self.on_error = _checked_on_error(on_error)
         self._counter = None if count_tokens is None else checked_counter(count_tokens)
         self._closed = False
 
@@ -158,7 +181,12 @@ class ContextWindowManager(Summarized):
         self._check_open()
         checked_query(user_text)
         wanted = _checked_limits(limits) or self.limits or self._default_limits()
-        rules = self._rules(wanted, self.budget if budget is None else _checked_budget(budget))
+        rules = self._rules(
+            wanted, self.budget if budget is None else checked_count("budget", budget)
+        )
+        on_error = self.on_error if on_error is None else _checked_on_error(on_error)
+        if timeout_ms is not None:
+            checked_count("timeout_ms", timeout_ms)
         header = await self._header()
         header_ms = _ms_since(started)
         counter = await self._token_counter()
@@ -178,7 +206,7 @@ class ContextWindowManager(Summarized):
             filter=filter,
             mode=mode,
             consistency=consistency,
-            on_error=on_error or self.on_error,
+            on_error=on_error,
             timeout_ms=timeout_ms,
         )
         if results.errors and not results:
@@ -229,7 +257,7 @@ class ContextWindowManager(Summarized):
         if inspect.isawaitable(header):
             header = await header
         if not isinstance(header, str):
-            raise InvalidInputError("The header must be a string", seen=type(header).__name__)
+            raise InvalidInputError("The header must be a string", seen=shown(header))
         return header
 
     async def _token_counter(self) -> TokenCounter:
@@ -261,10 +289,11 @@ def _unit_of(memory: Any) -> MemoryUnit:
     """A unit around a provider that is lent, or around one of its own."""
     if memory is None:
         memory = MongoDBConfig()
-    if not isinstance(memory, MongoDBConfig) and not hasattr(memory, "batch_retrieve_async"):
+    is_provider = hasattr(memory, "batch_retrieve_async") and not isinstance(memory, type)
+    if not isinstance(memory, MongoDBConfig) and not is_provider:
         raise ConfigurationError(
             "A ContextWindowManager needs somewhere to recall from",
-            seen=f"a {type(memory).__name__}",
+            seen=shown(memory),
             fix="pass a MemoryUnit, an AsyncMongoDBProvider or a MongoDBConfig",
         )
     return MemoryUnit(memory_provider=memory)
@@ -276,24 +305,20 @@ def _checked_limits(limits: Any) -> Mapping[Any, int] | None:
     if not isinstance(limits, Mapping) or not limits:
         raise InvalidInputError(
             "limits must map memory types to numbers",
-            seen=repr(limits),
+            seen=shown(limits),
             fix="write {MemoryType.LONG_TERM_MEMORY: 5}, or leave it out",
         )
+    for kind in limits:
+        memory_type_of(kind)
     return {kind: checked_limit(most) for kind, most in limits.items()}
 
 
-def _checked_budget(budget: Any) -> int:
-    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
-        raise InvalidInputError(
-            "budget must be a whole number of tokens, at least 1", seen=repr(budget)
-        )
-    return budget
+def _checked_on_error(value: Any) -> OnError:
+    return checked_choice("on_error", value, ("raise", "partial"))
 
 
 def _checked_share(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ConfigurationError(f"{name} must be a number from 0 to 1", seen=repr(value))
-    return float(value)
+    return checked_number(name, value, least=0, most=1, error=ConfigurationError)
 
 
 def _ms_since(started: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.results import Hit
 from memorizz_async.retrieval.memory_signal import moment
+from memorizz_async.validation import shown
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class ContextTemplate:
             if not isinstance(getattr(self, name), str) and not _can_be_called(getattr(self, name)):
                 raise ConfigurationError(
                     f"{name} of a ContextTemplate must be a format string or a plain function",
-                    seen=f"a {type(getattr(self, name)).__name__}",
+                    seen=shown(getattr(self, name)),
                 )
         for name in ("heading", "footer", "failure"):
             if isinstance(getattr(self, name), str):
@@ -167,7 +168,7 @@ def _of_type(memory_type: str) -> dict[str, Any]:
 def _formatted(part: str, form: str, values: Mapping[str, Any]) -> str:
     try:
         return form.format_map(values)
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ConfigurationError(
             f"The {part} of a ContextTemplate cannot be filled in",
             seen=f"{form!r}: {type(error).__name__}: {error}",
@@ -192,4 +193,6 @@ def _called(part: str, function: Callable[[Any], Any], value: Any) -> str:
 
 
 def _can_be_called(value: object) -> bool:
-    return callable(value) and not inspect.iscoroutinefunction(value)
+    return (
+        callable(value) and not isinstance(value, type) and not inspect.iscoroutinefunction(value)
+    )

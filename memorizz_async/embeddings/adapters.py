@@ -11,11 +11,11 @@ from memorizz_async.embeddings.backends.function import FunctionBackend
 from memorizz_async.embeddings.backends.manager import ManagerBackend, is_manager
 from memorizz_async.embeddings.managed import Managed
 from memorizz_async.embeddings.protocol import (
-    Backend,
     Embedder,
     Matrix,
     TokenCount,
     Vector,
+    is_backend,
 )
 from memorizz_async.embeddings.vectors import (
     as_matrix,
@@ -30,6 +30,8 @@ from memorizz_async.errors import (
     LifecycleError,
     MemorizzAsyncError,
 )
+from memorizz_async.validation import checked_text as checked_name
+from memorizz_async.validation import shown
 
 T = TypeVar("T")
 
@@ -79,12 +81,14 @@ def as_embedder(value: object, *, model_name: str | None = None) -> ManagedEmbed
 
     Raises ConfigurationError for anything else.
     """
+    if model_name is not None:
+        checked_name("model_name", model_name, error=ConfigurationError)
     if isinstance(value, AsyncEmbeddingProvider | CheckedEmbedder):
         return value
     if isinstance(value, str):
         return AsyncEmbeddingProvider(value)
     if not isinstance(value, type):
-        if _is_backend(value):
+        if is_backend(value):
             backend: Any = value
             return AsyncEmbeddingProvider(backend=backend)
         if isinstance(value, Embedder):
@@ -104,7 +108,7 @@ def as_embedder(value: object, *, model_name: str | None = None) -> ManagedEmbed
             return AsyncEmbeddingProvider(backend=FunctionBackend(function, model_name=model_name))
     raise ConfigurationError(
         "This cannot be used as an embedder",
-        seen=repr(value) if isinstance(value, type) else type(value).__name__,
+        seen=f"the class {value.__name__}" if isinstance(value, type) else shown(value),
         fix="pass an AsyncEmbeddingProvider, the name of a model, an object with "
         "encode_query_async and encode_documents_async, or a function of a list of texts",
     )
@@ -176,8 +180,3 @@ class CheckedEmbedder(Managed):
             raise bad_vector_error(matrix[int(wrong.argmax())])
         self._seen_dimensions = matrix.shape[1]
         return matrix
-
-
-def _is_backend(value: object) -> bool:
-    names = [name for name in vars(Backend) if not name.startswith("_")]
-    return all(callable(getattr(value, name, None)) for name in names)

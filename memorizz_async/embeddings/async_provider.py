@@ -18,17 +18,31 @@ from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL
 from memorizz_async.embeddings.cache import VectorCache
 from memorizz_async.embeddings.engine import Engine
 from memorizz_async.embeddings.managed import Managed
-from memorizz_async.embeddings.protocol import HasTokenizer
-from memorizz_async.embeddings.tier import PatientTier, SecondTier, check_lasting_name
+from memorizz_async.embeddings.protocol import HasTokenizer, is_backend
+from memorizz_async.embeddings.tier import (
+    PatientTier,
+    SecondTier,
+    check_lasting_name,
+    is_second_tier,
+)
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.embeddings.work_queue import WorkQueue
-from memorizz_async.errors import ConfigurationError, LifecycleError
+from memorizz_async.errors import ConfigurationError, InvalidInputError, LifecycleError
+from memorizz_async.validation import (
+    checked_choice,
+    checked_count,
+    checked_flag,
+    checked_seconds,
+    shown,
+)
+from memorizz_async.validation import checked_text as checked_name
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, TokenCount, Vector
     from memorizz_async.embeddings.stats import EmbeddingStats
 
 _MIB = 1024 * 1024
+_ERROR = ConfigurationError
 
 
 class AsyncEmbeddingProvider(Managed):
@@ -97,7 +111,7 @@ class AsyncEmbeddingProvider(Managed):
         second_tier: SecondTier | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
-        for name, value in {
+        for name, count in {
             "max_workers": max_workers,
             "dimensions": dimensions,
             "max_batch_size": max_batch_size,
@@ -105,10 +119,29 @@ class AsyncEmbeddingProvider(Managed):
             "max_queue": max_queue,
             "cache_bytes": cache_bytes,
         }.items():
-            _check_count(name, value)
-        _check_count("cache_entries", cache_entries, at_least=0)
-        _check_seconds("cache_ttl", cache_ttl)
-        _check_seconds("idle_seconds", idle_seconds)
+            if count is not None:
+                checked_count(f"The setting {name!r}", count, error=_ERROR)
+        checked_count("The setting 'cache_entries'", cache_entries, least=0, error=_ERROR)
+        for name, value in {"cache_ttl": cache_ttl, "idle_seconds": idle_seconds}.items():
+            if (
+                value is not None
+                and checked_seconds(f"The setting {name!r}", value, error=_ERROR) == 0
+            ):
+                raise ConfigurationError(f"The setting {name!r} must be above 0", seen="0")
+        checked_flag("The setting 'normalize'", normalize, error=ConfigurationError)
+        if backend is not None and not is_backend(backend):
+            raise ConfigurationError(
+                "backend must be a backend: an object with the methods of Backend",
+                seen=shown(backend),
+                fix="use as_embedder for a function, or for an object of another kind",
+            )
+        if second_tier is not None and not is_second_tier(second_tier):
+            raise ConfigurationError(
+                "second_tier must have the methods get_many and put_many", seen=shown(second_tier)
+            )
+        for name, text in {"model_name": model_name, "device": device}.items():
+            if text is not None:
+                checked_name(name, text, error=ConfigurationError)
         local = (model_name, device, revision, query_prompt, document_prompt)
         if backend is None:
             backend = SentenceTransformerBackend(
@@ -163,6 +196,7 @@ class AsyncEmbeddingProvider(Managed):
         kind: which prompt is put before the texts, for models that tell them apart.
         wait: where the queue is full, wait for room; False raises OverloadedError.
         """
+        _check_call(kind=kind, wait=wait)
         if isinstance(texts, str):
             [vector] = await self._embed([checked_text(texts)], kind, wait=wait)
             return cast("list[float]", vector.tolist())
@@ -178,6 +212,7 @@ class AsyncEmbeddingProvider(Managed):
         query is refused with OverloadedError, since its caller can do something better than wait.
         second_tier: of this call, in place of the provider's own.
         """
+        _check_call(wait=wait, second_tier=second_tier)
         texts = [checked_text(text)]
         [vector] = await self._embed(texts, "query", wait=wait, second_tier=second_tier)
         return vector
@@ -190,6 +225,7 @@ class AsyncEmbeddingProvider(Managed):
         If one text fails the call fails; the others stay in the cache. wait: where the queue is
         full, wait for room; False raises OverloadedError. second_tier: as above.
         """
+        _check_call(wait=wait, second_tier=second_tier)
         wanted = checked_texts(texts)
         vectors = await self._embed(wanted, "document", wait=wait, second_tier=second_tier)
         if not vectors:
@@ -269,29 +305,19 @@ class AsyncEmbeddingProvider(Managed):
         threads, except on an event loop, which it never blocks: there use `await close_async()`
         where the threads must be gone.
         """
-        self._engine.shutdown(timeout)
+        self._engine.shutdown(checked_seconds("timeout", timeout))
 
     async def close_async(self, timeout: float = 5.0) -> None:
         """As `shutdown`, and wait up to `timeout` seconds for the threads without blocking."""
-        await self._engine.close(timeout)
+        await self._engine.close(checked_seconds("timeout", timeout))
 
     def __repr__(self) -> str:
         return f"AsyncEmbeddingProvider({self.get_model_name()!r}, device={self.get_device()!r})"
 
 
-def _check_count(name: str, value: Any, *, at_least: int = 1) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise ConfigurationError(
-            f"The setting {name!r} must be a whole number of at least {at_least}", seen=repr(value)
-        )
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise ConfigurationError(
-            f"The setting {name!r} must be a number of seconds above 0", seen=repr(value)
-        )
+def _check_call(*, kind: Any = "document", wait: Any = True, second_tier: Any = None) -> None:
+    """Raise InvalidInputError for arguments of a call that are of a wrong kind."""
+    checked_choice("kind", kind, ("query", "document"))
+    checked_flag("wait", wait)
+    if second_tier is not None and not isinstance(second_tier, PatientTier):
+        raise InvalidInputError("second_tier must be a PatientTier", seen=shown(second_tier))

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
-from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.embeddings.vectors import checked_text, checked_texts
+from memorizz_async.errors import ConfigurationError
+from memorizz_async.validation import checked_count, checked_seconds
+from memorizz_async.validation import checked_text as checked_name
 
 _lock = threading.Lock()
 _default: AsyncEmbeddingProvider | None = None
@@ -26,6 +29,9 @@ def get_async_embedding_provider(
 
     `shutdown()` on it closes it for everybody; the next call makes a new one.
     """
+    for name, text in {"model_name": model_name, "device": device}.items():
+        if text is not None:
+            checked_name(name, text, error=ConfigurationError)
     wanted = {"model_name": model_name, "device": device, **settings}
     wanted = {name: value for name, value in wanted.items() if value is not None}
     global _default, _settings
@@ -48,6 +54,7 @@ def reset_async_embedding_provider(timeout: float = 5.0) -> None:
     For tests, and for a change of `EMB_MODEL` while the process runs. Blocks as
     `AsyncEmbeddingProvider.shutdown` does: not at all on an event loop.
     """
+    checked_seconds("timeout", timeout)
     global _default
     with _lock:
         old, _default = _default, None
@@ -57,7 +64,7 @@ def reset_async_embedding_provider(timeout: float = 5.0) -> None:
 
 async def get_embedding_async(text: str) -> list[float]:
     """The vector of one text, with the process-wide provider."""
-    return await get_async_embedding_provider().encode_async(text)
+    return await get_async_embedding_provider().encode_async(checked_text(text))
 
 
 async def get_embeddings_batch_async(
@@ -69,8 +76,5 @@ async def get_embeddings_batch_async(
     batches, together with the texts of other callers; `AsyncEmbeddingProvider(max_batch_size=…)`
     sets how large they may be.
     """
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise InvalidInputError(
-            "batch_size must be a whole number of at least 1", seen=repr(batch_size)
-        )
-    return await get_async_embedding_provider().encode_async(texts)
+    checked_count("batch_size", batch_size)
+    return await get_async_embedding_provider().encode_async(checked_texts(texts))

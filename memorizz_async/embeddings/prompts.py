@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 
 from memorizz_async.embeddings.protocol import Prompts
+from memorizz_async.errors import ConfigurationError
+from memorizz_async.validation import checked_text
 
 _BGE = "Represent this sentence for searching relevant passages: "
 
@@ -38,6 +40,14 @@ def known_prompts(model_name: str) -> Prompts:
     """The prompts of a model by its name; empty ones where it is not in the table."""
     name = model_name.lower()
     return next((prompts for pattern, prompts in _KNOWN if pattern.search(name)), Prompts())
+
+
+def check_prompts(*prompts: object) -> None:
+    """Raise ConfigurationError for a prompt that is no text; None and "" are allowed."""
+    for prompt in prompts:
+        is_empty = isinstance(prompt, str) and not prompt
+        if prompt is not None and not is_empty:
+            checked_text("A prompt", prompt, error=ConfigurationError)
 
 
 def choose_prompts(

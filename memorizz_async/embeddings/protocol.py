@@ -123,6 +123,14 @@ class Backend(Protocol):
         ...
 
 
+def is_backend(value: object) -> bool:
+    """Whether an object, and no class, has the methods of a Backend."""
+    names = [name for name in vars(Backend) if not name.startswith("_")]
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None)) for name in names
+    )
+
+
 @runtime_checkable
 class HasTokenizer(Protocol):
     """What a backend may offer besides: its model's tokenizer."""

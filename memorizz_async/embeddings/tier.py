@@ -41,6 +41,11 @@ class SecondTier(Protocol):
         ...
 
 
+def is_second_tier(value: object) -> bool:
+    """Whether an object, and no class, has the methods of a SecondTier."""
+    return isinstance(value, SecondTier) and not isinstance(value, type)
+
+
 class PatientTier:
     """A second tier, asked for a moment, and left alone for a while where it fails."""
 

@@ -10,27 +10,35 @@ import numpy.typing as npt
 
 from memorizz_async.embeddings.protocol import Matrix, Vector
 from memorizz_async.errors import EmbeddingError, InvalidQueryError
+from memorizz_async.validation import is_unicode, shown
 
 
 def checked_text(text: object) -> str:
     """The text, or InvalidQueryError where it is not a string with something in it."""
     if not isinstance(text, str):
-        raise InvalidQueryError("A text to embed must be a string", seen=type(text).__name__)
+        raise InvalidQueryError("A text to embed must be a string", seen=shown(text))
     if not text or text.isspace():
         raise InvalidQueryError(
             "A text to embed is empty",
             seen=f"{len(text)} characters, all of them white space" if text else "''",
             fix="leave empty texts out",
         )
+    # Here, before a batch is made: the texts of others in it must not fail for this one.
+    if not is_unicode(text):
+        raise InvalidQueryError(
+            "A text to embed is not valid Unicode",
+            seen="half of a surrogate pair",
+            fix="text.encode('utf-8', 'replace').decode() puts a question mark in its place",
+        )
     return text
 
 
 def checked_texts(texts: object) -> list[str]:
     """The texts as a list, or InvalidQueryError that names the first that is wrong by position."""
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
+    if isinstance(texts, str | bytes | bytearray) or not isinstance(texts, Sequence):
         raise InvalidQueryError(
             "Texts to embed must be a list of strings",
-            seen=type(texts).__name__,
+            seen=shown(texts),
             fix="pass a list, or use encode_query_async for one text",
         )
     for position, text in enumerate(texts):

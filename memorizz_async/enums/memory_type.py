@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from memorizz_async.errors import UnknownMemoryTypeError
+from memorizz_async.validation import shown
 
 
 class MemoryType(Enum):
@@ -65,7 +66,8 @@ def memory_type_of(value: Any) -> MemoryType:
     """
     if isinstance(value, MemoryType):
         return value
-    candidates = (value.value, value.name) if isinstance(value, Enum) else (value,)
+    given = (value.value, value.name) if isinstance(value, Enum) else (value,)
+    candidates = [candidate for candidate in given if isinstance(candidate, str)]
     for candidate in candidates:
         try:
             return MemoryType(candidate)
@@ -73,10 +75,12 @@ def memory_type_of(value: Any) -> MemoryType:
             continue
     names = ", ".join(member.name for member in MemoryType)
     raise UnknownMemoryTypeError(
-        "There is no such memory type", seen=repr(value), fix=f"use one of {names}"
+        "There is no such memory type", seen=shown(value), fix=f"use one of {names}"
     )
 
 
 def name_of(value: Any) -> str:
     """The name by which the caller called a memory type: the key of its results."""
-    return value.name if isinstance(value, Enum) else str(value)
+    if isinstance(value, Enum):
+        return value.name
+    return value if isinstance(value, str) else shown(value)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from memorizz_async.errors import ConfigurationError
+from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.validation import checked_number, shown
 
 SECONDS_A_DAY = 86_400.0
 
@@ -27,22 +28,25 @@ class MemorySignal:
 
     def __post_init__(self) -> None:
         weights = (self.relevance, self.recency, self.importance)
-        numbers = all(
-            isinstance(value, int | float) and math.isfinite(value)
-            for value in (self.half_life_days, *weights)
-        )
-        if not numbers or self.half_life_days <= 0 or min(weights) < 0 or sum(weights) <= 0:
+        try:
+            for value in (self.half_life_days, *weights):
+                checked_number("it", value, least=0)
+            good = self.half_life_days > 0 and max(weights) > 0
+        except InvalidInputError:
+            good = False
+        if not good:
+            names = ("half_life_days", "relevance", "recency", "importance")
             raise ConfigurationError(
                 "The weights of a MemorySignal must be numbers of at least 0, one of them above 0, "
                 "and half_life_days a number above 0",
-                seen=repr(self),
+                seen=", ".join(f"{name}={shown(getattr(self, name))}" for name in names),
             )
 
     def of_row(self, row: dict[str, Any], score: float, now: datetime) -> float:
         """The signal of a stored row; a row that names no importance has the middle one, 0.5."""
         importance = row.get("importance")
         is_number = isinstance(importance, int | float) and not isinstance(importance, bool)
-        return memory_signal(
+        return _weighted(
             score,
             age_days=age_days(row, now),
             importance=float(importance) if is_number else 0.5,  # type: ignore[arg-type]
@@ -69,7 +73,30 @@ def memory_signal(
     After Park et al., "Generative Agents" (UIST 2023), section 4.1: a memory's weight is the sum of
     its relevance, recency (decaying exponentially) and importance, each scaled to [0, 1].
     """
+    relevance = _number("relevance", relevance)
+    importance = _number("importance", importance)
+    age_days = None if age_days is None else _number("age_days", age_days)
+    if weights is not None and not isinstance(weights, MemorySignal):
+        raise InvalidInputError("weights must be a MemorySignal", seen=shown(weights))
     by = weights or MemorySignal()
+    return _weighted(relevance, age_days=age_days, importance=importance, weights=by)
+
+
+def _number(name: str, value: Any) -> float:
+    """A number, also one that is out of range."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be a number", seen=shown(value))
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _weighted(
+    relevance: float, *, age_days: float | None, importance: float, weights: MemorySignal
+) -> float:
+    """As memory_signal, of values that are known to be numbers: it is called for each hit."""
+    by = weights
     parts = [(by.relevance, _unit(relevance)), (by.importance, _unit(importance))]
     if age_days is not None:
         parts.append((by.recency, 0.5 ** (max(age_days, 0.0) / by.half_life_days)))

@@ -10,12 +10,20 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from memorizz_async.errors import (
+    ConfigurationError,
     EmbeddingError,
+    InvalidInputError,
     MemorizzAsyncError,
     MissingDependencyError,
     ModelLoadError,
 )
 from memorizz_async.installing import how_to_install
+from memorizz_async.validation import (
+    checked_count,
+    checked_list,
+    checked_text,
+    shown,
+)
 
 
 @runtime_checkable
@@ -25,6 +33,17 @@ class Reranker(Protocol):
     async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         """One score a text, in their order; higher is better, in any unit."""
         ...
+
+
+def check_reranker(value: Any) -> None:
+    """Raise ConfigurationError for what cannot rerank; None is no reranker."""
+    if value is None or (isinstance(value, Reranker) and not isinstance(value, type)):
+        return
+    raise ConfigurationError(
+        "reranker must have a method rerank(query, texts)",
+        seen=shown(value),
+        fix="pass a CrossEncoderReranker, or an object of your own with that method",
+    )
 
 
 class CrossEncoderReranker:
@@ -38,14 +57,24 @@ class CrossEncoderReranker:
     """
 
     def __init__(self, model: Any, *, batch_size: int = 32) -> None:
+        if not isinstance(model, str) and not callable(getattr(model, "predict", None)):
+            raise ConfigurationError(
+                "model must be the name of a cross-encoder, or one that is loaded",
+                seen=shown(model),
+            )
+        if isinstance(model, str):
+            checked_text("model", model, error=ConfigurationError)
         self._given = model
-        self._batch_size = batch_size
+        self._batch_size = checked_count("batch_size", batch_size, error=ConfigurationError)
         self._loaded: Any = None if isinstance(model, str) else model
         self._one_at_a_time = threading.Lock()  # taken in worker threads only
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
         """The model's scores, one a text. Raises EmbeddingError where it fails."""
-        return await asyncio.to_thread(self._scores, query, list(texts))
+        wanted = checked_list("texts", texts)
+        if not isinstance(query, str) or not all(isinstance(text, str) for text in wanted):
+            raise InvalidInputError("query must be a string, and texts a list of strings")
+        return await asyncio.to_thread(self._scores, query, wanted)
 
     def _scores(self, query: str, texts: list[str]) -> list[float]:
         with self._one_at_a_time:

@@ -440,7 +440,7 @@ def test_a_template_of_functions() -> None:
         ("line", "{text}", "KeyError: 'text'.*use {content}, {note}"),
         ("heading", "{content}", "KeyError: 'content'.*use {type}, {title}"),
         ("line", "{content", "ValueError"),
-        ("footer", 5, "plain function.*Seen: a int"),
+        ("footer", 5, "plain function.*Seen: 5"),
     ],
 )
 def test_a_template_that_cannot_be_filled_in_is_refused_at_once(

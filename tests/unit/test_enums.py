@@ -12,6 +12,7 @@ from memorizz_async.enums import memory_type_of
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.memory_provider.mongodb.rows import collection_names
+from memorizz_async.validation import shown
 
 
 class CurrentMemorizz(Enum):
@@ -65,7 +66,7 @@ def test_what_is_no_type_is_refused_with_the_list(value: Any) -> None:
     """The error lists every type that exists, and shows what was given."""
     with pytest.raises(UnknownMemoryTypeError) as caught:
         memory_type_of(value)
-    assert repr(value) in str(caught.value)
+    assert shown(value) in str(caught.value)
     for kind in MemoryType:
         assert kind.name in str(caught.value)
 

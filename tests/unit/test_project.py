@@ -91,6 +91,7 @@ def test_the_package_is_typed() -> None:
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "installing", "redaction"}),
+    frozenset({"validation"}),
     frozenset(
         {
             "enums",
@@ -100,7 +101,6 @@ LAYERS: tuple[frozenset[str], ...] = (
             "notebook",
             "slices",
             "threaded_loop",
-            "validation",
             "vectors",
         }
     ),

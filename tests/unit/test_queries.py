@@ -121,14 +121,14 @@ def test_a_query_is_a_mapping(entry: Any) -> None:
     """Also when a dict was passed where the list of dicts belongs."""
     with pytest.raises(InvalidInputError, match="must be a mapping"):
         queries_of([entry], dimensions=None)
-    with pytest.raises(InvalidInputError, match="must be a mapping"):
+    with pytest.raises(InvalidInputError, match="must be a list"):
         queries_of(GUIDE, dimensions=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("queries", [None, 5])
 def test_the_queries_are_several(queries: Any) -> None:
     """Nothing to iterate over is an error of ours too."""
-    with pytest.raises(InvalidInputError, match="list of mappings"):
+    with pytest.raises(InvalidInputError, match="must be a list"):
         queries_of(queries, dimensions=None)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memorizz_async import InvalidLimitError, InvalidQueryError
-from memorizz_async.validation import MAX_LIMIT, checked_limit, checked_query
+from memorizz_async.validation import MAX_LIMIT, checked_limit, checked_query, shown
 
 
 @pytest.mark.parametrize("value", [1, 5, MAX_LIMIT])
@@ -24,7 +24,7 @@ def test_what_is_no_limit_is_refused(value: Any) -> None:
     """The message shows what came."""
     with pytest.raises(InvalidLimitError, match="whole number from 1 to 10000") as caught:
         checked_limit(value)
-    assert caught.value.seen == repr(value)
+    assert caught.value.seen == shown(value)
 
 
 @pytest.mark.parametrize("value", ["x", " padded ", "多言語", "😀"])

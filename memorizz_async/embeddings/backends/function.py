@@ -13,8 +13,10 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from memorizz_async.embeddings.prompts import check_prompts
 from memorizz_async.embeddings.protocol import Batch, ModelInfo, Prompts, WholeBatchError
 from memorizz_async.errors import ConfigurationError, EmbeddingError
+from memorizz_async.validation import checked_count, checked_text, shown
 
 # How often a thread that waits for a coroutine looks whether the loop is still there.
 _LOOK_SECONDS = 0.2
@@ -46,9 +48,15 @@ class FunctionBackend:
         if not callable(function) or isinstance(function, type):
             raise ConfigurationError(
                 "An embedding function must be something to call with a list of texts",
-                seen=repr(function) if isinstance(function, type) else type(function).__name__,
+                seen=shown(function),
                 fix="pass the function, or an instance of the class",
             )
+        if model_name is not None:
+            checked_text("model_name", model_name, error=ConfigurationError)
+        for name, count in {"dimensions": dimensions, "workers": workers}.items():
+            if count is not None:
+                checked_count(name, count, error=ConfigurationError)
+        check_prompts(query_prompt, document_prompt)
         self._function = function
         self._is_async = _is_async(function)
         self.model_name = model_name or _name_of(function)

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from memorizz_async.config import setting
 from memorizz_async.embeddings.backends.loop_thread import LoopThread
-from memorizz_async.embeddings.prompts import choose_prompts
+from memorizz_async.embeddings.prompts import check_prompts, choose_prompts
 from memorizz_async.embeddings.protocol import (
     Batch,
     BatchTooLargeError,
@@ -23,6 +23,7 @@ from memorizz_async.embeddings.protocol import (
 )
 from memorizz_async.errors import ConfigurationError, EmbeddingError, MissingDependencyError
 from memorizz_async.installing import how_to_install
+from memorizz_async.validation import checked_count, checked_seconds, checked_text
 
 if TYPE_CHECKING:
     import httpx
@@ -66,19 +67,33 @@ class OpenAIBackend:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
     ) -> None:
+        checked_text("model_name", model_name, error=ConfigurationError)
+        for name, text in {"base_url": base_url, "api_key": api_key}.items():
+            if text is not None:
+                checked_text(name, text, error=ConfigurationError)
+        if dimensions is not None:
+            checked_count("dimensions", dimensions, error=ConfigurationError)
+        checked_seconds("timeout", timeout, error=ConfigurationError)
+        checked_count("max_retries", max_retries, least=0, error=ConfigurationError)
+        checked_count("workers", workers, error=ConfigurationError)
+        check_prompts(query_prompt, document_prompt)
         self.model_name = model_name
         self.workers = workers
         self._base_url = (
             base_url or setting("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         ).rstrip("/")
-        parts = urlsplit(self._base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self._base_url)
+            scheme, host, port = parts.scheme, parts.hostname, parts.port
+        except ValueError:  # its words may hold a part of the address
+            scheme, host, port = "", None, None
+        if scheme not in ("http", "https") or not host:
             raise ConfigurationError(
                 "The address of the embedding service cannot be read",
                 fix="give base_url as http://host:port/v1 or https://…",
             )
         # What errors say: the address may carry a user and a password.
-        self._host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname
+        self._host = f"{host}:{port}" if port else host
         self._api_key = api_key or setting("OPENAI_API_KEY")
         self._dimensions = dimensions
         self._timeout = timeout

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from memorizz_async.embeddings.backends.devices import choose_device
 from memorizz_async.embeddings.backends.weights import Weights, canonical_name, find_weights
-from memorizz_async.embeddings.prompts import choose_prompts
+from memorizz_async.embeddings.prompts import check_prompts, choose_prompts
 from memorizz_async.embeddings.protocol import (
     Batch,
     BatchTooLargeError,
@@ -31,6 +31,7 @@ from memorizz_async.errors import (
     ModelLoadError,
 )
 from memorizz_async.installing import how_to_install, how_to_install_package
+from memorizz_async.validation import checked_choice, checked_flag, checked_text
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -70,18 +71,14 @@ class SentenceTransformerBackend:
         document_prompt: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        if runtime not in ("torch", "onnx", "openvino"):
-            raise ConfigurationError(
-                "The runtime of the embedding model is not one that exists",
-                seen=repr(runtime),
-                fix="use torch, onnx or openvino",
-            )
-        if dtype not in ("float32", "float16", "bfloat16"):
-            raise ConfigurationError(
-                "The dtype of the embedding model is not one that exists",
-                seen=repr(dtype),
-                fix="use float32, float16 or bfloat16",
-            )
+        checked_text("model_name", model_name, error=ConfigurationError)
+        for name, text in {"device": device, "revision": revision}.items():
+            if text is not None:
+                checked_text(name, text, error=ConfigurationError)
+        check_prompts(query_prompt, document_prompt)
+        checked_flag("trust_remote_code", trust_remote_code, error=ConfigurationError)
+        checked_choice("runtime", runtime, ("torch", "onnx", "openvino"), error=ConfigurationError)
+        checked_choice("dtype", dtype, ("float32", "float16", "bfloat16"), error=ConfigurationError)
         if dtype != "float32" and runtime != "torch":
             raise ConfigurationError(
                 f"dtype={dtype!r} is for runtime='torch'",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -22,6 +22,7 @@ from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.rows import hit_of
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -110,9 +111,7 @@ class BatchSearch:
         collection = self._collections[query.memory_type]
         trace = Trace() if query.explain else None
         answer = await self._answer(session, query, asking, deadline, trace=trace, call=call)
-        ids = (row["_id"] for row, _ in answer.rows)
-        # Another program's `_id` may be a document, which cannot be counted by.
-        session.tracker.note(collection, (row_id for row_id in ids if isinstance(row_id, Hashable)))
+        session.tracker.note(collection, (key_of(row["_id"]) for row, _ in answer.rows))
         hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable, mode=answer.mode)
         async for row, score in in_slices(answer.rows):
             hits.append(hit_of(row, query.type_name, score))

@@ -9,16 +9,19 @@ The meaning is that of `$vectorSearch`, which knows the least and cannot be taug
 
 A list counts as each of its elements, each on its own. `find` means the same but for null, which is
 spelled out for it here.
+
+ISO text for a field that holds dates means the moment that it names, beside the text itself: rows
+of memorizz hold such times as text, rows of ours as dates.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from bson import Binary, ObjectId
@@ -27,7 +30,7 @@ from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE
 from memorizz_async.config import FilterFields
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidFilterError
-from memorizz_async.memory_provider.mongodb.scope import is_unicode
+from memorizz_async.validation import checked_moment, is_unicode, iso_moment, shown
 
 Document = dict[str, Any]
 
@@ -47,6 +50,11 @@ DEFAULT_FIELDS: Final = (
 )
 """What may be filtered by without saying so: the tenant, memorizz's names for the parts of a
 conversation, a row's weight and date. Each is a field of every search index, so they are few."""
+
+DATE_FIELDS: Final = frozenset({"created_at", "updated_at", "expires_at", "last_recalled_at"})
+"""The fields that this package writes as dates: text that names no moment is refused there."""
+TIME_FIELDS: Final = DATE_FIELDS | {"timestamp"}
+"""Where ISO text names a moment. A `timestamp` is the caller's own, and may be any text."""
 
 _EQUALITY = ("$eq", "$ne")
 _RANGES = ("$gt", "$gte", "$lt", "$lte")
@@ -103,12 +111,24 @@ def _distinct(declared: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*DEFAULT_FIELDS, *declared)))
 
 
-def parse_filter(given: Any, fields: Sequence[str]) -> Condition:
+class _Taken(NamedTuple):
+    """What a filter may name, and how its UUIDs are stored."""
+
+    fields: frozenset[str]
+    uuid_form: Callable[[UUID], Binary]
+
+
+def parse_filter(
+    given: Any,
+    fields: Sequence[str],
+    uuid_form: Callable[[UUID], Binary] = Binary.from_uuid,
+) -> Condition:
     """The caller's filter, checked and reduced: an empty `$in` is NO_ROW, an empty `$nin` nothing.
 
-    fields: the paths that it may name. None is no filter. Raises InvalidFilterError.
+    fields: the paths that it may name. uuid_form: how a UUID is stored. None is no filter. Raises
+    InvalidFilterError.
     """
-    return EVERY_ROW if given is None else _document(given, frozenset(fields), 1)
+    return EVERY_ROW if given is None else _document(given, _Taken(frozenset(fields), uuid_form), 1)
 
 
 def paths_of(condition: Condition) -> Iterator[str]:
@@ -130,53 +150,62 @@ def for_find(condition: Condition) -> Document:
     return _written(condition, _null_spelled_out)
 
 
-def _document(given: Any, fields: frozenset[str], depth: int) -> Condition:
+def _document(given: Any, taken: _Taken, depth: int) -> Condition:
     if not isinstance(given, Mapping):
         raise InvalidFilterError(
             "A filter must be a mapping of fields and conditions",
-            seen=f"a {type(given).__name__}",
+            seen=shown(given),
             fix='write {"role": "user", "importance": {"$gte": 0.5}}',
         )
     if depth > _DEEPEST:
         raise InvalidFilterError(f"A filter is nested more than {_DEEPEST} deep")
-    return _all(_entry(key, value, fields, depth) for key, value in given.items())
+    return _all(_entry(key, value, taken, depth) for key, value in given.items())
 
 
-def _entry(key: Any, value: Any, fields: frozenset[str], depth: int) -> Condition:
+def _entry(key: Any, value: Any, taken: _Taken, depth: int) -> Condition:
     if key in _LOGICAL:
         if not isinstance(value, list | tuple) or not value:
             raise InvalidFilterError(f"{key} takes a list of filters that is not empty")
-        parts = (_document(part, fields, depth + 1) for part in value)
+        parts = (_document(part, taken, depth + 1) for part in value)
         return _all(parts) if key == "$and" else _any(parts)
     if not isinstance(key, str) or key.startswith("$"):
         raise InvalidFilterError(
             "A filter has an operator where a field belongs, or one that not every server takes",
-            seen=repr(key),
+            seen=repr(key) if isinstance(key, str) else shown(key),
             fix=f"use {', '.join(_LOGICAL)} here, and {', '.join(_OPERATORS)} on a field",
         )
-    if key not in fields:
+    if key not in taken.fields:
         raise InvalidFilterError(
             f"Rows cannot be filtered by {key!r}: it is not declared",
             fix="declare it in MongoDBConfig(filter_fields=[…]) and run ensure_indexes_async(); "
-            f"declared are {', '.join(sorted(fields))}",
+            f"declared are {', '.join(sorted(taken.fields))}",
         )
     if not isinstance(value, Mapping):
-        return Comparison(key, "$eq", _value(key, "$eq", value))
+        return _comparison(key, "$eq", value, taken)
     if not value:
         raise InvalidFilterError(f"The condition on {key!r} is empty")
-    return _all(_comparison(key, operator, operand) for operator, operand in value.items())
+    return _all(_comparison(key, operator, each, taken) for operator, each in value.items())
 
 
-def _comparison(path: str, operator: Any, operand: Any) -> Condition:
+def _comparison(path: str, operator: Any, operand: Any, taken: _Taken) -> Condition:
     if operator not in _OPERATORS:
         raise InvalidFilterError(
             f"The condition on {path!r} has an operator that not every server takes",
-            seen=repr(operator),
+            seen=shown(operator),
             fix=f"use {', '.join(_OPERATORS)}",
         )
+    if path in TIME_FIELDS:
+        as_text, as_dates = _texts_and_dates(path, operator, operand)
+        if as_dates is not None:
+            parts = [_compared(path, operator, each, taken) for each in (as_text, as_dates)]
+            return _all(parts) if operator in ("$ne", "$nin") else _any(parts)
+    return _compared(path, operator, operand, taken)
+
+
+def _compared(path: str, operator: str, operand: Any, taken: _Taken) -> Condition:
     if operator in _AMONG:
-        return _among(path, operator, operand)
-    value = _value(path, operator, operand)
+        return _among(path, operator, operand, taken)
+    value = _value(path, operator, operand, taken)
     if operator in _RANGES and isinstance(value, bool | Binary | None):
         raise InvalidFilterError(
             f"{operator} on {path!r} needs a value with an order",
@@ -186,12 +215,38 @@ def _comparison(path: str, operator: Any, operand: Any) -> Condition:
     return Comparison(path, operator, value)
 
 
-def _among(path: str, operator: str, operand: Any) -> Condition:
+def _texts_and_dates(path: str, operator: str, operand: Any) -> tuple[Any, Any]:
+    """The operand's texts, and all of it with the moments that they name in their place.
+
+    (operand, None) where there is nothing to read as a date. Raises InvalidFilterError for text
+    that names no moment on a field that holds dates alone.
+    """
+    several = operator in _AMONG and isinstance(operand, list | tuple | set | frozenset)
+    values = list(operand) if several else [operand]
+    dates: list[Any] = []
+    texts = [value for value in values if isinstance(value, str)]
+    for value in values:
+        moment = iso_moment(value) if isinstance(value, str) else value
+        if moment is None and value is not None:
+            if path in DATE_FIELDS:
+                raise InvalidFilterError(
+                    f"{operator} on {path!r} needs a date",
+                    seen="text that names no moment",
+                    fix="pass a datetime, or ISO 8601 text as 2026-01-31T12:00:00+00:00",
+                )
+            return operand, None
+        dates.append(moment)
+    if not texts:
+        return operand, None
+    return (texts, dates) if several else (texts[0], dates[0])
+
+
+def _among(path: str, operator: str, operand: Any, taken: _Taken) -> Condition:
     if not isinstance(operand, list | tuple | set | frozenset):
         raise InvalidFilterError(
             f"{operator} on {path!r} takes a list", seen=f"a {type(operand).__name__}"
         )
-    values = tuple(_value(path, operator, item) for item in operand)
+    values = tuple(_value(path, operator, item, taken) for item in operand)
     if not values:
         return NO_ROW if operator == "$in" else EVERY_ROW
     if None in values:
@@ -201,7 +256,7 @@ def _among(path: str, operator: str, operand: Any) -> Condition:
         )
     kinds = {_kind(value) for value in values}
     if path == "_id" and len(kinds) > 1:  # rows may have ObjectIds and strings side by side
-        parts = (_among(path, operator, _of_kind(values, kind)) for kind in sorted(kinds))
+        parts = (_among(path, operator, _of_kind(values, kind), taken) for kind in sorted(kinds))
         return _any(parts) if operator == "$in" else _all(parts)
     if len(kinds) > 1:
         raise InvalidFilterError(
@@ -226,7 +281,7 @@ def _kind(value: Any) -> str:
     return next((name for kind, name in kinds if isinstance(value, kind)), "UUID")
 
 
-def _value(path: str, operator: str, value: Any) -> Any:  # noqa: PLR0911 - a return a type
+def _value(path: str, operator: str, value: Any, taken: _Taken) -> Any:  # noqa: PLR0911 - a return a type
     """The value as it is sent. Subclasses (enums, numpy's numbers) become what they stand for."""
     match value:
         case bool() | None | ObjectId():
@@ -240,9 +295,10 @@ def _value(path: str, operator: str, value: Any) -> Any:  # noqa: PLR0911 - a re
             # Hits show an ObjectId as a string; asked for by that string, the row must be found.
             return ObjectId(text) if path == "_id" and ObjectId.is_valid(text) else text
         case datetime():
-            return value
+            named = f"The value of {operator} on {path!r}"
+            return checked_moment(named, value, error=InvalidFilterError)
         case UUID():
-            return Binary.from_uuid(value)
+            return taken.uuid_form(value)
         case Binary() if value.subtype in (UUID_SUBTYPE, OLD_UUID_SUBTYPE):
             return value
     raise InvalidFilterError(
@@ -253,7 +309,7 @@ def _value(path: str, operator: str, value: Any) -> Any:  # noqa: PLR0911 - a re
     )
 
 
-def _all(parts: Iterator[Condition]) -> Condition:
+def _all(parts: Iterable[Condition]) -> Condition:
     """The conjunction, without what is always true; nested ones laid flat."""
     kept: list[Condition] = []
     for part in list(parts):  # every part is read, so that a mistake in any of them is seen
@@ -266,7 +322,7 @@ def _all(parts: Iterator[Condition]) -> Condition:
     return kept[0] if len(kept) == 1 else AllOf(tuple(kept))
 
 
-def _any(parts: Iterator[Condition]) -> Condition:
+def _any(parts: Iterable[Condition]) -> Condition:
     """The disjunction, without what is never true; nested ones laid flat."""
     kept: list[Condition] = []
     for part in list(parts):

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from bson import Binary
+
 from memorizz_async.config import Consistency, RecallMode
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.enums.memory_type import name_of
@@ -17,13 +19,18 @@ from memorizz_async.memory_provider.mongodb.filters import (
     parse_filter,
 )
 from memorizz_async.memory_provider.mongodb.pipelines import MAX_CANDIDATES
+from memorizz_async.memory_provider.mongodb.rows import UuidForm
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope
-from memorizz_async.memory_provider.mongodb.values import (
-    DEFAULT_CODEC,
-    Codec,
-    written_uuids,
+from memorizz_async.validation import (
+    checked_choice,
+    checked_count,
+    checked_flag,
+    checked_limit,
+    checked_list,
+    checked_query,
+    checked_text,
+    shown,
 )
-from memorizz_async.validation import checked_limit, checked_query
 from memorizz_async.vectors import Vector, checked_vector
 
 _KNOWN = (
@@ -42,6 +49,10 @@ _KNOWN = (
     "mode",
     "consistency",
 )
+
+
+_MODES: tuple[RecallMode, ...] = get_args(RecallMode)
+_CONSISTENCIES: tuple[Consistency, ...] = get_args(Consistency)
 
 
 @dataclass(frozen=True)
@@ -72,21 +83,17 @@ def queries_of(
     *,
     dimensions: int | None,
     filter_fields: Mapping[MemoryType, Sequence[str]] | None = None,
-    codec: Codec = DEFAULT_CODEC,
+    uuid_form: UuidForm = Binary.from_uuid,
 ) -> list[Query]:
     """The queries, checked. Raises InvalidInputError, with a note that says which query it is.
 
     filter_fields: what a filter may name, by memory type; None is `DEFAULT_FIELDS` for all.
-    codec: how the database writes values.
+    uuid_form: how a UUID is stored.
     """
-    if not isinstance(queries, Iterable):
-        raise InvalidInputError(
-            "The queries must be a list of mappings", seen=f"a {type(queries).__name__}"
-        )
     checked: list[Query] = []
-    for position, entry in enumerate(queries):
+    for position, entry in enumerate(checked_list("The queries", queries)):
         try:
-            checked.append(_query(entry, dimensions, filter_fields or {}, codec))
+            checked.append(_query(entry, dimensions, filter_fields or {}, uuid_form))
         except InvalidInputError as error:
             error.add_note(f"in query {position} of the batch; nothing was sent")
             raise
@@ -99,37 +106,31 @@ def queries_of(
     return checked
 
 
-def _consistency(value: Any) -> Consistency:
-    allowed: tuple[Consistency, ...] = ("session", "strong")
-    for consistency in allowed:
-        if value == consistency:
-            return consistency
-    raise InvalidInputError("consistency must be 'session' or 'strong'", seen=repr(value))
-
-
 def _query(
     entry: Mapping[str, Any],
     dimensions: int | None,
     filter_fields: Mapping[MemoryType, Sequence[str]],
-    codec: Codec,
+    uuid_form: UuidForm,
 ) -> Query:
     if not isinstance(entry, Mapping):
-        raise InvalidInputError("A query must be a mapping", seen=f"a {type(entry).__name__}")
-    unknown = sorted(set(entry) - set(_KNOWN), key=str)
+        raise InvalidInputError("A query must be a mapping", seen=shown(entry))
+    unknown = sorted(set(entry) - set(_KNOWN), key=shown)
     if unknown:
         raise InvalidInputError(
             "A query has keys that do not exist",
-            seen=", ".join(map(str, unknown)),
+            seen=", ".join(map(shown, unknown)),
             fix=f"use only {', '.join(_KNOWN)}",
         )
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
-    if not isinstance(key, str) or not key:
-        raise InvalidInputError("A query needs a key, a non-empty string", seen=repr(key))
-    mode = _mode(entry.get("mode"))
+    key = checked_text("The key of a query", key)
+    mode = entry.get("mode")
+    if mode is not None:
+        mode = checked_choice("mode", mode, _MODES)
+    exact = checked_flag("exact", entry.get("exact", False))
     if text is not None or embedding is None or mode in ("hybrid", "text"):
         text = checked_query(text)
     if "memory_type" not in entry:
-        raise InvalidInputError(f"The query {key!r} names no memory_type")
+        raise InvalidInputError("The query names no memory_type", seen=shown(key))
     memory_type = memory_type_of(entry["memory_type"])
     limit = checked_limit(entry.get("limit", 5))
     return Query(
@@ -142,32 +143,22 @@ def _query(
         memory_type=memory_type,
         type_name=name_of(entry["memory_type"]),
         limit=limit,
-        include_embedding=bool(entry.get("include_embedding", False)),
+        include_embedding=checked_flag("include_embedding", entry.get("include_embedding", False)),
         filter=parse_filter(
-            written_uuids(entry.get("filter"), codec),
-            filter_fields.get(memory_type, DEFAULT_FIELDS),
+            entry.get("filter"), filter_fields.get(memory_type, DEFAULT_FIELDS), uuid_form
         ),
-        exact=bool(entry.get("exact", False)),
-        num_candidates=_candidates(entry.get("num_candidates"), limit, entry.get("exact")),
-        explain=bool(entry.get("explain", False)),
+        exact=exact,
+        num_candidates=_candidates(entry.get("num_candidates"), limit, exact=exact),
+        explain=checked_flag("explain", entry.get("explain", False)),
         words=text,
         mode=mode,
-        consistency=_consistency(entry.get("consistency", "session")),
+        consistency=checked_choice(
+            "consistency", entry.get("consistency", "session"), _CONSISTENCIES
+        ),
     )
 
 
-def _mode(value: Any) -> RecallMode | None:
-    if value is None or value in get_args(RecallMode):
-        mode: RecallMode | None = value
-        return mode
-    raise InvalidInputError(
-        "The mode is not one that exists",
-        seen=repr(value),
-        fix=f"use one of {', '.join(get_args(RecallMode))}, or leave it out",
-    )
-
-
-def _candidates(given: Any, limit: int, exact: Any) -> int | None:
+def _candidates(given: Any, limit: int, *, exact: bool) -> int | None:
     if given is None:
         return None
     if exact:
@@ -175,13 +166,4 @@ def _candidates(given: Any, limit: int, exact: Any) -> int | None:
             "A query has exact and num_candidates",
             fix="pass one: an exact search has no candidates",
         )
-    if (
-        not isinstance(given, int)
-        or isinstance(given, bool)
-        or not limit <= given <= MAX_CANDIDATES
-    ):
-        raise InvalidInputError(
-            f"num_candidates must be a whole number from the limit to {MAX_CANDIDATES}",
-            seen=f"{given!r} with a limit of {limit}",
-        )
-    return given
+    return checked_count("num_candidates", given, least=limit, most=MAX_CANDIDATES)

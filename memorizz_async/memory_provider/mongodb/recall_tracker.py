@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from memorizz_async.deadline import Deadline
 from memorizz_async.errors import MemorizzAsyncError
 from memorizz_async.memory_provider.mongodb.pipelines import touch_filter, touch_update
 from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.vector_search.hits import id_of
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,14 @@ class RecallTracker:
     def __init__(self, driver: Driver, *, timeout_ms: int) -> None:
         self._driver = driver
         self._timeout_ms = timeout_ms
-        self._counts: defaultdict[str, Counter[Any]] = defaultdict(Counter)
+        self._counts: defaultdict[str, Counter[Hashable]] = defaultdict(Counter)
         self._last_recall = datetime.now(UTC)
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
-    def note(self, collection: str, ids: Iterable[Any]) -> None:
-        """Remember that these rows were recalled just now. Does not wait."""
-        self._counts[collection].update(ids)
+    def note(self, collection: str, keys: Iterable[Hashable]) -> None:
+        """Remember that rows were recalled just now, by the keys of their ids. Does not wait."""
+        self._counts[collection].update(keys)
         self._last_recall = datetime.now(UTC)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(
@@ -69,8 +70,8 @@ class RecallTracker:
         deadline = Deadline.after(self._timeout_ms)
         for collection, counter in counts.items():
             by_count: defaultdict[int, list[Any]] = defaultdict(list)
-            for row_id, count in counter.items():
-                by_count[count].append(row_id)
+            for key, count in counter.items():
+                by_count[count].append(id_of(key))
             for count, ids in by_count.items():
                 try:
                     await self._driver.update_many(

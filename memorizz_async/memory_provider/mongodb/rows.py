@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
-from bson import Binary, ObjectId
+import bson
+from bson import Binary, ObjectId, Regex
+from bson.errors import BSONError
 
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
@@ -26,9 +30,16 @@ from memorizz_async.memory_provider.mongodb.fields import (
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.memory_provider.mongodb.spoken import content_of
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
+from memorizz_async.validation import check_depth, checked_text, shown
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
 Row = dict[str, Any]
+
+UuidForm = Callable[[UUID], Binary]
+"""How a UUID is stored: the `uuidRepresentation` of the database's address says it."""
+
+_NO_IDS = (list, tuple, set, frozenset, re.Pattern, Regex)
+"""A pattern in a filter by `_id` would find other rows, too."""
 
 TEXT_SCORE, FUSED_SCORE, RERANK_SCORE = (
     f"_memorizz_{name}" for name in ("text_score", "fused_score", "rerank_score")
@@ -134,32 +145,60 @@ def dedup_id(dedup_key: str, scope: Scope) -> ObjectId:
     return ObjectId(digest[:12])
 
 
-def stored_id(row_id: Any) -> Any:
-    """The id as it is stored: 24 hexadecimal digits are an ObjectId, as memorizz writes them."""
-    if isinstance(row_id, str) and ObjectId.is_valid(row_id):
-        return ObjectId(row_id)
-    if isinstance(row_id, str | ObjectId) and row_id:
+def stored_id(row_id: Any, uuid_form: UuidForm = Binary.from_uuid) -> Any:
+    """The id as it is stored: 24 hexadecimal digits are an ObjectId, as memorizz writes them.
+
+    Any other value that MongoDB takes as an `_id` is itself: numbers, bytes, dates, documents.
+    Raises InvalidInputError for the rest: None, lists, patterns, and what BSON does not hold.
+
+    uuid_form: how a UUID is stored.
+    """
+    if isinstance(row_id, str):
+        if ObjectId.is_valid(row_id):
+            return ObjectId(row_id)
+        return str.__str__(checked_text("An id", row_id))
+    if isinstance(row_id, ObjectId):
         return row_id
-    raise InvalidInputError(
-        "An id must be a non-empty string or an ObjectId", seen=f"a {type(row_id).__name__}"
+    if isinstance(row_id, UUID):
+        return uuid_form(row_id)
+    if row_id is None or isinstance(row_id, _NO_IDS):
+        raise _no_id(row_id)
+    if isinstance(row_id, Mapping):
+        check_depth("An id", row_id)
+        if any(not isinstance(name, str) or name.startswith("$") for name in row_id):
+            raise _no_id(row_id)
+    try:
+        bson.encode({"_id": row_id})
+    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        raise _no_id(row_id) from None
+    return row_id
+
+
+def _no_id(row_id: Any) -> InvalidInputError:
+    return InvalidInputError(
+        "An id must be a non-empty string, an ObjectId, or another value that MongoDB takes as _id",
+        seen=shown(row_id),
+        fix="pass the _id of a hit or of a listed row, as it is",
     )
 
 
-def stored_ids(row_id: Any) -> list[Any]:
-    """Every form in which an id may be stored."""
-    first = stored_id(row_id)
-    if str(row_id) != row_id or first != row_id:
-        return [first, str(row_id)]  # 24 hexadecimal digits may also have been stored as a string
+def stored_ids(row_id: Any, uuid_form: UuidForm = Binary.from_uuid) -> list[Any]:
+    """Every form in which an id may be stored. See stored_id."""
+    first = stored_id(row_id, uuid_form)
+    if isinstance(first, ObjectId):
+        return [first, str(first)]  # 24 hexadecimal digits may also have been stored as a string
     return [first]
 
 
-def public_id(row_id: Any) -> str:
-    """The id as it leaves the API: always a string."""
-    return str(row_id)
+def public_id(row_id: Any) -> Any:
+    """The id as it leaves the API: a string for a string and an ObjectId, else the value itself, so
+    that it can be given back.
+    """
+    return str(row_id) if isinstance(row_id, str | ObjectId) else row_id
 
 
 def public_row(row: Row, memory_type: str) -> Row:
-    """The row as it leaves the API: ids as strings, vectors as `list[float]`."""
+    """The row as it leaves the API: its id as `public_id` has it, vectors as `list[float]`."""
     shown: Row = {
         "_id": public_id(row["_id"]),
         "content": content_of(row),
@@ -205,14 +244,14 @@ def _is_type(own: Any, memory_type: str) -> bool:
     return isinstance(own, str) and _names_type(own, memory_type)
 
 
-def public_embedding(row_id: str, stored: Any) -> list[float]:
+def public_embedding(row_id: Any, stored: Any) -> list[float]:
     """A stored vector as it leaves the API. Raises StoredEmbeddingError, naming the row."""
     try:
         numbers: list[float] = stored_vector(stored).tolist()
     except (TypeError, ValueError) as error:
         raise StoredEmbeddingError(
             "The stored embedding of a row cannot be read",
-            rows={row_id: str(error)},
+            rows={str(row_id): str(error)},
             count=1,
             seen=f"row {row_id}: {error}",
             fix="ask without include_embedding, or embed the row again",

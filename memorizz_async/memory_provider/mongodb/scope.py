@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 
 from memorizz_async.enums import MemoryType
 from memorizz_async.errors import ScopeError
+from memorizz_async.validation import checked_text
 
 
 class _Unset(Enum):
@@ -40,13 +41,12 @@ Scoped = str | None | Literal[_Unset.UNSET, _Every.TENANT]
 EVERY_TENANT: none either, and said aloud, so that the other field may be unset, too."""
 
 
-def is_unicode(text: str) -> bool:
-    """Whether BSON can hold the text: half of a surrogate pair it cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def check_tenant(name: str, value: Any) -> None:
+    """Raise ScopeError for what is neither a tenant's name nor one of the three marks."""
+    if value is UNSET or value is EVERY_TENANT or value is None:
+        return
+    # A dict here would be a query operator, and reach other tenants.
+    checked_text(name, value, error=ScopeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +62,7 @@ class Scope:
 
     def __post_init__(self) -> None:
         for name in ("memory_id", "user_id"):
-            value = getattr(self, name)
-            if value is UNSET or value is EVERY_TENANT or value is None:
-                continue
-            # A dict here would be a query operator, and reach other tenants.
-            if not isinstance(value, str) or not value:
-                raise ScopeError(
-                    f"{name} must be a non-empty string",
-                    seen=f"a value of type {type(value).__name__}"
-                    if not isinstance(value, str)
-                    else "an empty string",
-                )
-            if not is_unicode(value):
-                raise ScopeError(f"{name} is not valid Unicode", seen="half of a surrogate pair")
+            check_tenant(name, getattr(self, name))
         if self.memory_id is UNSET and self.user_id is UNSET:
             raise ScopeError(
                 "The call names no tenant",

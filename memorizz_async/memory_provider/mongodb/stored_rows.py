@@ -2,13 +2,13 @@
 
 A memory that is stored (`rows`) gets fields of ours. A record that is put, or listed as stored, has
 its own, with two exceptions: an embedding is written in the form that is asked for, and leaves as
-`list[float]`; an id leaves as a string.
+`list[float]`; the id of an ObjectId leaves as a string.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bson import Binary, ObjectId
 
@@ -20,16 +20,21 @@ from memorizz_async.memory_provider.mongodb.fields import (
 )
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
+    UuidForm,
     public_embedding,
     public_id,
     stored_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, check_size
+from memorizz_async.validation import checked_choice
 from memorizz_async.vectors import Vector, checked_vector, stored_vector, to_bson
 
 EmbeddingForm = Literal["bindata", "array"]
 """How an embedding is written: BinData float32, or an array of doubles, as memorizz reads it."""
+
+
+_FORMS: tuple[EmbeddingForm, ...] = get_args(EmbeddingForm)
 
 
 def row_to_put(
@@ -38,6 +43,8 @@ def row_to_put(
     user_id: Scoped,
     form: EmbeddingForm,
     codec: Codec = DEFAULT_CODEC,
+    *,
+    uuid_form: UuidForm = Binary.from_uuid,
 ) -> tuple[Row, Scope]:
     """A record as the row to write, and whose it is. Raises InvalidInputError."""
     row = record_fields(_mapping(given), codec)
@@ -47,7 +54,7 @@ def row_to_put(
     if row.get("_id") is None:
         row["_id"] = ObjectId()
     else:
-        row["_id"] = stored_id(row["_id"])
+        row["_id"] = stored_id(row["_id"], uuid_form)
     scope = _owner(row, memory_id, user_id)
     row.update(scope.owned())
     return row, scope
@@ -100,6 +107,7 @@ def changes_to_write(
 
     as_record: of another program's row; see `fields`.
     """
+    checked_choice("embedding_form", form, _FORMS)
     row = changed_fields(_mapping(given), codec, as_record=as_record)
     if not as_record:
         check_not_blank(row)
@@ -159,7 +167,9 @@ def _as_given(value: Any, form: EmbeddingForm) -> Any:
 
 
 def as_stored(row: Row) -> Row:
-    """The row with the fields that it has: ids as strings, the embedding as `list[float]`."""
+    """The row with the fields that it has, its id as `public_id` has it, its embedding as
+    `list[float]`.
+    """
     shown = {**row, "_id": public_id(row["_id"])}
     if isinstance(shown.get("embedding"), Binary):
         shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import UUID
 
-from bson import Timestamp
+from bson import Binary, Timestamp
 
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
@@ -21,10 +22,17 @@ from memorizz_async.errors import (
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
 from memorizz_async.memory_provider.mongodb.protocol import DUPLICATE_KEY, Driver, Refusal
-from memorizz_async.memory_provider.mongodb.rows import Row, draft, new_row, public_id
-from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.rows import (
+    Row,
+    UuidForm,
+    draft,
+    new_row,
+    public_id,
+)
+from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped, check_tenant
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
 from memorizz_async.slices import in_slices
+from memorizz_async.validation import checked_list
 from memorizz_async.vectors import Vector, checked_vector
 
 Written = Callable[[str, Timestamp], None]
@@ -70,20 +78,25 @@ async def drafts(
     memory_id: Scoped,
     user_id: Scoped,
     codec: Codec = DEFAULT_CODEC,
+    uuid_form: UuidForm = Binary.from_uuid,
     refused: Collection[str] = (),
 ) -> list[Draft]:
     """The memories, checked; nothing has been sent. Raises InvalidInputError, naming which one.
 
-    codec: how the database writes values. refused: names of fields that the call does not take.
+    codec: how the database writes values. uuid_form: how an `_id` that is a UUID is stored.
+    refused: names of fields that the call does not take.
     """
-    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
-        raise InvalidInputError(
-            "memories must be several memories", fix="use store_async for one, or pass a list"
-        )
     # Copied before other tasks run: they may change what the caller passed.
-    memories = [dict(one) if isinstance(one, Mapping) else one for one in given]
+    memories = [
+        dict(one) if isinstance(one, Mapping) else one for one in checked_list("memories", given)
+    ]
+    if not memories:  # a tenant of a wrong kind is an error also where there is nothing to write
+        check_tenant("memory_id", memory_id)
+        check_tenant("user_id", user_id)
     checked: list[Draft] = []
     async for position, memory in in_slices(enumerate(memories)):
+        if isinstance(memory, dict) and isinstance(memory.get("_id"), UUID):
+            memory["_id"] = uuid_form(memory["_id"])
         try:
             checked.append(_draft(memory, memory_id, user_id, codec, refused))
         except InvalidInputError as error:

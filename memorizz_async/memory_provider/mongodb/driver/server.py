@@ -13,9 +13,11 @@ import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 import pymongo
-from bson import Timestamp
+from bson import Binary, Timestamp
+from bson.binary import UuidRepresentation
 from pymongo import errors as driver_errors
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -114,7 +116,7 @@ class MongoDriver:
                 batch_size=_ROWS_A_BATCH,
             )  # fmt: skip
             rows: list[Document] = await cursor.to_list(None)
-            return rows
+            return self._with_stored_ids(rows)
 
     @mapped
     async def aggregate(
@@ -125,7 +127,7 @@ class MongoDriver:
         if not any("$vectorSearch" in stage for stage in pipeline[:1]):
             with self._bounded(operation, deadline):
                 rows = await (await self._aggregate(collection, pipeline)).to_list(None)
-                return rows
+                return self._with_stored_ids(rows)
         # A mongot that is down is HostUnreachable, and under pymongo.timeout a driver tries that
         # again and again until the deadline is over, where somebody else could have answered.
         left_s = deadline.remaining_s(operation)
@@ -133,7 +135,7 @@ class MongoDriver:
             async with asyncio.timeout(left_s):
                 options = {"maxTimeMS": math.ceil(left_s * 1000)}
                 rows = await (await self._aggregate(collection, pipeline, **options)).to_list(None)
-                return rows
+                return self._with_stored_ids(rows)
         except TimeoutError as error:
             raise deadline.exceeded(operation) from error
 
@@ -363,6 +365,17 @@ class MongoDriver:
         within = min(deadline.remaining_s("looking for a server"), self._selection_ms / 1000)
         with pymongo.timeout(within):
             await self._client.admin.command({"ping": 1}, read_preference=preference)
+
+    def _with_stored_ids(self, rows: list[Document]) -> list[Document]:
+        """Rows whose `_id`, where it is a UUID, is as it is stored: what the searches in memory and
+        raw batches know it by.
+        """
+        representation = self._database.codec_options.uuid_representation
+        if representation != UuidRepresentation.UNSPECIFIED:
+            for row in rows:
+                if isinstance(row.get("_id"), UUID):
+                    row["_id"] = Binary.from_uuid(row["_id"], representation)
+        return rows
 
     @contextmanager
     def _bounded(self, operation: str, deadline: Deadline) -> Iterator[None]:

@@ -25,6 +25,10 @@ class Embedders:
         self._made: dict[int, ManagedEmbedder] = {}
         self._shown: dict[int, ManagedEmbedder] = {}
         self._second_tier = second_tier
+        # What cannot embed is refused here, not in the first call. No model is loaded for that.
+        for which, value in enumerate(self._given):
+            if value is not None:
+                self._made[which] = _embedder_of(value)
 
     @property
     def current(self) -> Embedder:
@@ -66,10 +70,7 @@ class Embedders:
                 await made.close_async()
 
     def _made_of(self, which: int) -> ManagedEmbedder:
-        from memorizz_async import embeddings  # noqa: PLC0415
-
         if which not in self._shown:
-            self._made[which] = embeddings.as_embedder(self._given[which])
             self._shown[which] = self._tiered(self._made[which])
         return self._shown[which]
 
@@ -80,3 +81,10 @@ class Embedders:
         from memorizz_async.embeddings.second_tier import with_second_tier  # noqa: PLC0415
 
         return with_second_tier(embedder, self._second_tier)
+
+
+def _embedder_of(value: Any) -> ManagedEmbedder:
+    # As above: a database without an embedder needs no embedding library.
+    from memorizz_async import embeddings  # noqa: PLC0415
+
+    return embeddings.as_embedder(value)

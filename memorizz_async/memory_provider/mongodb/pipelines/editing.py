@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from bson import DBRef
+
 from memorizz_async.errors import InvalidFilterError
 from memorizz_async.memory_provider.mongodb.fields import check_path
+from memorizz_async.memory_provider.mongodb.filters import TIME_FIELDS
 from memorizz_async.memory_provider.mongodb.pipelines import alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
 from memorizz_async.memory_provider.mongodb.values import (
@@ -15,6 +18,7 @@ from memorizz_async.memory_provider.mongodb.values import (
     Codec,
     stored_values,
 )
+from memorizz_async.validation import iso_moment
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Fields and the values that they must equal; of several such mappings any one. None is no
@@ -39,6 +43,8 @@ def history_index_keys() -> list[tuple[str, int | str]]:
 def equal_to(where: Where, codec: Codec = DEFAULT_CODEC) -> Document:
     """Rows whose fields equal these values. Values are never operators, whatever they look like.
 
+    ISO text for a field that holds dates is the moment that it names, or the text itself.
+
     Raises InvalidFilterError for a name that is no field, InvalidInputError for a value that is
     none of MongoDB's.
     """
@@ -48,11 +54,16 @@ def equal_to(where: Where, codec: Codec = DEFAULT_CODEC) -> Document:
         for name in where:
             check_path(name, InvalidFilterError)
         values = stored_values(where, codec, dots=True)
-        return {name: {"$eq": value} for name, value in values.items()}
+        return {name: _equal(name, value) for name, value in values.items()}
     alternatives = [equal_to(one, codec) for one in where]
     if not alternatives:
         return {"_id": {"$in": []}}  # any of none: no row
     return alternatives[0] if len(alternatives) == 1 else {"$or": alternatives}
+
+
+def _equal(name: str, value: Any) -> Document:
+    moment = iso_moment(value) if name in TIME_FIELDS and isinstance(value, str) else None
+    return {"$eq": value} if moment is None else {"$in": [value, moment]}
 
 
 def rows_filter(
@@ -74,7 +85,10 @@ def rows_filter(
 
 def _among(ids: Sequence[Any]) -> Document:
     """One id is said as itself: what is inserted because it is missing then gets it."""
-    return {"_id": ids[0]} if len(ids) == 1 else {"_id": {"$in": list(ids)}}
+    if len(ids) == 1:
+        # A document as an id must not be taken for an operator.
+        return {"_id": {"$eq": ids[0]} if isinstance(ids[0], Mapping | DBRef) else ids[0]}
+    return {"_id": {"$in": list(ids)}}
 
 
 def fields_update(fields: Mapping[str, Any], removed: Sequence[str] = ()) -> Document:

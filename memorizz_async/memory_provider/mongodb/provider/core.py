@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+from bson import Binary
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.arguments import checked_where, stored_uuid
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
@@ -17,10 +22,12 @@ from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Wor
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
-from memorizz_async.memory_provider.mongodb.rows import collection_names
+from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
+from memorizz_async.memory_provider.mongodb.rows import collection_names, stored_ids
 from memorizz_async.memory_provider.mongodb.values import Codec, codec_of
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
-from memorizz_async.retrieval.reranking import Reranker
+from memorizz_async.retrieval.reranking import Reranker, check_reranker
+from memorizz_async.validation import checked_list, shown
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Embedder
@@ -40,9 +47,10 @@ class ProviderCore:
         if config is not None and not isinstance(config, MongoDBConfig):
             raise ConfigurationError(
                 "config must be a MongoDBConfig",
-                seen=f"a {type(config).__name__}",
+                seen=shown(config),
                 fix='write AsyncMongoDBProvider(MongoDBConfig("mongodb://…"))',
             )
+        check_reranker(reranker)
         self.config = config or MongoDBConfig()
         self._collections = collection_names(self.config.collections)
         self._connection = Connection(self.config)
@@ -92,6 +100,19 @@ class ProviderCore:
 
     def _call(self, timeout_ms: int | None) -> CallTime:
         return CallTime(timeout_ms, self.config.timeout_ms)
+
+    def _stored_uuid(self, value: UUID) -> Binary:
+        """How the address says that a UUID is stored; read where the first UUID comes."""
+        return stored_uuid(value, self._codec)
+
+    def _ids(self, ids: Iterable[Any]) -> list[Any]:
+        """Every form in which the ids may be stored. Raises InvalidInputError."""
+        wanted = checked_list("ids", ids)
+        return [form for row_id in wanted for form in stored_ids(row_id, self._stored_uuid)]
+
+    def _where(self, where: Where) -> Where:
+        """The conditions, checked and as they are sent. Raises InvalidFilterError."""
+        return checked_where(where, self._stored_uuid)
 
     async def _session(self, call: CallTime) -> LoopSession:
         return await call.within("opening the database", self._connection.session)

@@ -11,8 +11,8 @@ from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.protocol import Delete
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
-from memorizz_async.memory_provider.mongodb.rows import stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.validation import checked_mapping, checked_moment
 
 
 class Deleting(Changing):
@@ -35,7 +35,9 @@ class Deleting(Changing):
         """
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
-        query = edits.rows_filter(own, expected, ids=stored_ids(row_id), codec=self._codec)
+        if expected is not None:
+            checked_mapping("expected", expected)
+        query = edits.rows_filter(own, self._where(expected), ids=self._ids([row_id]))
         outcome = await self._change(kind, Delete(query), self._call(timeout_ms))
         return outcome.deleted == 1
 
@@ -56,8 +58,8 @@ class Deleting(Changing):
         """
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
-        wanted = None if ids is None else [form for one in ids for form in stored_ids(one)]
-        query = edits.rows_filter(own, where, ids=wanted, codec=self._codec)
+        wanted = None if ids is None else self._ids(ids)
+        query = edits.rows_filter(own, self._where(where), ids=wanted)
         outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
         return outcome.deleted
 
@@ -73,6 +75,7 @@ class Deleting(Changing):
         """Delete the tenant's rows whose `expires_at` is over now, or was by `before`; how many."""
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
-        query = edits.expired_rows_filter(own, before or datetime.now(UTC))
+        moment = datetime.now(UTC) if before is None else checked_moment("before", before)
+        query = edits.expired_rows_filter(own, moment)
         outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
         return outcome.deleted

@@ -16,7 +16,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.protocol import Document, Update, WriteOutcome
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
-from memorizz_async.memory_provider.mongodb.rows import Row, stored_ids
+from memorizz_async.memory_provider.mongodb.rows import Row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
@@ -24,7 +24,14 @@ from memorizz_async.memory_provider.mongodb.stored_rows import (
     check_owner,
     in_form,
 )
-from memorizz_async.memory_provider.mongodb.values import Codec, iso_text
+from memorizz_async.memory_provider.mongodb.values import Codec
+from memorizz_async.validation import (
+    checked_flag,
+    checked_mapping,
+    checked_moment,
+    iso_moment,
+    shown,
+)
 
 
 class Editing(Changing):
@@ -83,10 +90,9 @@ class Editing(Changing):
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
         fields = changes_of(changes, scope, embedding_form, self._codec, as_record=as_record)
-        query = edits.rows_filter(
-            scope.owned(), expected, ids=stored_ids(row_id), codec=self._codec
-        )
-        if embed and "embedding" not in fields:
+        checked_mapping("expected", expected)
+        query = edits.rows_filter(scope.owned(), self._where(expected), ids=self._ids([row_id]))
+        if checked_flag("embed", embed) and "embedding" not in fields:
             outcome = await self._embed_and_write(kind, query, fields, embedding_form, call)
         else:
             outcome = await self._check_and_write(kind, Update(query, {}), fields, call)
@@ -111,7 +117,7 @@ class Editing(Changing):
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
         fields = changes_of(changes, scope, "bindata", self._codec, as_record=as_record)
-        query = edits.rows_filter(scope.owned(), where, codec=self._codec)
+        query = edits.rows_filter(scope.owned(), self._where(where))
         update = Update(query, {}, many=True)
         outcome = await self._check_and_write(kind, update, fields, call)
         return outcome.matched
@@ -133,11 +139,11 @@ class Editing(Changing):
         """
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
-        wanted = [form for row_id in ids for form in stored_ids(row_id)]
+        wanted = self._ids(ids)
+        text = _iso_text(datetime.now(UTC) if at is None else at)
+        call = self._call(timeout_ms)
         if not wanted:
             return 0
-        text = iso_text(datetime.now(UTC) if at is None else at)
-        call = self._call(timeout_ms)
         uncounted = edits.uncounted_filter(wanted, own)
         await self._change(
             kind, Update(uncounted, edits.fields_update({"access_count": 0}), many=True), call
@@ -177,6 +183,15 @@ class Editing(Changing):
         await self._check_vector(kind, fields, call)
         update = edits.fields_update({"updated_at": datetime.now(UTC), **fields}, removed)
         return await self._change(kind, replace(change, update=update), call)
+
+
+def _iso_text(at: Any) -> str:
+    """The time of a use as memorizz writes it. Raises InvalidInputError."""
+    if isinstance(at, str):
+        if iso_moment(at) is None:
+            raise InvalidInputError("at must be a datetime or ISO 8601 text", seen=shown(at))
+        return str.__str__(at)
+    return checked_moment("at", at).isoformat()
 
 
 def changes_of(

@@ -9,16 +9,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import InvalidInputError
+from memorizz_async.errors import InvalidInputError, InvalidLimitError
 from memorizz_async.memory_provider.mongodb.pipelines import all_of, row_projection
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.protocol import Document, Sort
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
-from memorizz_async.memory_provider.mongodb.rows import Row, public_row, stored_ids
+from memorizz_async.memory_provider.mongodb.rows import Row, public_row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import as_stored
 from memorizz_async.slices import in_slices
+from memorizz_async.validation import (
+    checked_count,
+    checked_flag,
+    checked_list,
+    checked_text,
+    shown,
+)
 
 
 class Listing(ProviderCore):
@@ -54,16 +61,18 @@ class Listing(ProviderCore):
         kind = memory_type_of(memory_type)
         query = edits.rows_filter(
             Scope(memory_id, user_id).filter(kind),
-            where,
-            ids=None if ids is None else [form for one in ids for form in stored_ids(one)],
-            now=None if include_expired else datetime.now(UTC),
-            codec=self._codec,
+            self._where(where),
+            ids=None if ids is None else self._ids(ids),
+            now=None if checked_flag("include_expired", include_expired) else datetime.now(UTC),
         )
+        most, first, order = _most(limit), checked_count("skip", skip, least=0), _order(order_by)
+        checked_flag("include_embedding", include_embedding)
+        checked_flag("as_stored", as_stored)
         call = self._call(timeout_ms)
         session = await self._session(call)
         rows = await session.driver.find(
             self._collections[kind], query, projection=row_projection(include_embedding),
-            limit=_count("limit", limit, 1), skip=_count("skip", skip, 0), sort=order_by,
+            limit=most, skip=first, sort=order,
             deadline=call.for_database(),
         )  # fmt: skip
         return await _shown(rows, kind, as_stored)
@@ -90,11 +99,12 @@ class Listing(ProviderCore):
         kind = memory_type_of(memory_type)
         base = edits.rows_filter(
             Scope(memory_id, user_id).filter(kind),
-            where,
-            now=None if include_expired else datetime.now(UTC),
-            codec=self._codec,
+            self._where(where),
+            now=None if checked_flag("include_expired", include_expired) else datetime.now(UTC),
         )
-        most = _count("limit", limit, 1)
+        most = _most(limit)
+        checked_flag("include_embedding", include_embedding)
+        checked_flag("as_stored", as_stored)
         call = self._call(timeout_ms)
         session = await self._session(call)
         deadline = call.for_database()
@@ -133,15 +143,29 @@ def moment_of(row: Row) -> float:
     return -math.inf
 
 
-def _count(name: str, value: int | None, least: int) -> int:
-    """The number as the driver takes it, 0 for none."""
-    if value is None:
-        return 0
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidInputError(
-            f"{name} must be a whole number of at least {least}", seen=repr(value)
-        )
-    return value
+def _most(limit: int | None) -> int:
+    """The limit as the driver takes it, 0 for none."""
+    return 0 if limit is None else checked_count("limit", limit, error=InvalidLimitError)
+
+
+def _order(order_by: Any) -> Sort:
+    """Pairs of a field and 1 or -1. Raises InvalidInputError."""
+    order: list[tuple[str, int]] = []
+    for pair in checked_list("order_by", order_by):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InvalidInputError(
+                "order_by must be a list of pairs of a field and 1 or -1",
+                seen=shown(pair),
+                fix='write [("created_at", -1)]',
+            )
+        name, direction = pair
+        checked_text("A field of order_by", name)
+        if name.startswith("$") or "\0" in name or any(not part for part in name.split(".")):
+            raise InvalidInputError("order_by names no field of a row", seen=shown(name))
+        if isinstance(direction, bool) or not isinstance(direction, int) or abs(direction) != 1:
+            raise InvalidInputError("The order of a field must be 1 or -1", seen=shown(direction))
+        order.append((name, direction))
+    return order
 
 
 async def _shown(rows: list[Row], kind: MemoryType, whole: bool) -> list[Row]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import InvalidInputError
 from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
 from memorizz_async.memory_provider.mongodb.ensuring import ensure_all
 from memorizz_async.memory_provider.mongodb.indexes import IndexReport
@@ -18,7 +17,12 @@ from memorizz_async.memory_provider.mongodb.reembedding.report import (
 )
 from memorizz_async.memory_provider.mongodb.reembedding.run import BATCH_SIZE, reembed
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
-from memorizz_async.validation import checked_limit
+from memorizz_async.validation import (
+    checked_choice,
+    checked_function,
+    checked_limit,
+    checked_list,
+)
 
 
 class Maintaining(ProviderCore):
@@ -44,9 +48,8 @@ class Maintaining(ProviderCore):
         Raises OperationTimeoutError, which says how far it got, and DatabaseError where a build
         fails or the cluster has no room.
         """
-        kinds = (
-            list(MemoryType) if memory_types is None else list(map(memory_type_of, memory_types))
-        )
+        kinds = _kinds(memory_types)
+        checked_function("progress", progress)
         fields = {self._collections[kind]: self._filter_fields[kind] for kind in kinds}
         call = self._call(timeout_ms)
         session = await self._session(call)
@@ -99,17 +102,16 @@ class Maintaining(ProviderCore):
         Raises ReembedError where a type did not end, with the `report` of all, and where another
         process is at it; EmbeddingError, ConfigurationError.
         """
-        if on_unembeddable not in ("raise", "drop_vector"):
-            raise InvalidInputError(
-                "on_unembeddable must be 'raise' or 'drop_vector'", seen=repr(on_unembeddable)
-            )
-        kinds = list(MemoryType) if memory_types is None else [*map(memory_type_of, memory_types)]
+        checked_choice("on_unembeddable", on_unembeddable, ("raise", "drop_vector"))
+        checked_limit(batch_size, "batch_size")
+        checked_function("progress", progress)
+        kinds = _kinds(memory_types)
         types: dict[str, str] = {}
         for kind in kinds:
             types.setdefault(self._collections[kind], kind.name)
         call = self._call(timeout_ms)
-        session = await self._session(call)
         target = self._embedders if to is None else Embedders(to, None)
+        session = await self._session(call)
         try:
             return await reembed(
                 session.driver,
@@ -119,7 +121,7 @@ class Maintaining(ProviderCore):
                 filter_fields={self._collections[k]: self._filter_fields[k] for k in kinds},
                 states=self._guard.states,
                 words=self._guard.words,
-                batch_size=checked_limit(batch_size),
+                batch_size=batch_size,
                 on_unembeddable=on_unembeddable,
                 progress=progress,
                 call=call,
@@ -128,3 +130,10 @@ class Maintaining(ProviderCore):
             self._search.forget()
             if target is not self._embedders:
                 await target.close()
+
+
+def _kinds(memory_types: Iterable[Any] | None) -> list[MemoryType]:
+    """The memory types, all of them for None. Raises InvalidInputError."""
+    if memory_types is None:
+        return list(MemoryType)
+    return [memory_type_of(kind) for kind in checked_list("memory_types", memory_types)]

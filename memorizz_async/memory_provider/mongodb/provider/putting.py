@@ -29,6 +29,12 @@ from memorizz_async.memory_provider.mongodb.stored_rows import (
     row_to_put,
 )
 from memorizz_async.slices import in_slices
+from memorizz_async.validation import (
+    checked_choice,
+    checked_flag,
+    checked_list,
+    checked_mapping,
+)
 
 _ROWS_A_WRITE = 500
 
@@ -98,11 +104,22 @@ class Putting(Changing):
         call = self._call(timeout_ms)
         writes: list[Write] = []
         ids: list[str] = []
+        checked_flag("replace", replace)
+        checked_choice("embedding_form", embedding_form, ("bindata", "array"))
         # Copied before other tasks run: they may change what the caller passed.
-        several = [dict(row) if isinstance(row, Mapping) else row for row in _several(rows)]
+        several = [
+            dict(row) if isinstance(row, Mapping) else row for row in checked_list("rows", rows)
+        ]
         async for at, given in in_slices(enumerate(several)):
             try:
-                row, scope = row_to_put(given, memory_id, user_id, embedding_form, self._codec)
+                row, scope = row_to_put(
+                    given,
+                    memory_id,
+                    user_id,
+                    embedding_form,
+                    self._codec,
+                    uuid_form=self._stored_uuid,
+                )
             except InvalidInputError as error:
                 if len(several) > 1:
                     error.add_note(f"in row {at} of {len(several)}; none was written")
@@ -167,16 +184,18 @@ class Putting(Changing):
         call = self._call(timeout_ms)
         fields = changes_to_write(row, "bindata", self._codec, as_record=as_record)
         fields.pop("_id", None)
-        new = changes_to_write(where_new or {}, "bindata", self._codec, as_record=as_record)
-        key = key_to_write(key, self._codec, as_record=as_record)
+        new = changes_to_write(
+            {} if where_new is None else where_new, "bindata", self._codec, as_record=as_record
+        )
+        key = key_to_write(checked_mapping("key", key), self._codec, as_record=as_record)
         whole = {**new, **key, **fields}
         check_overlap(whole)
         check_owner(whole, scope)
         new.update(scope.owned())
         for given in (new, key):
             if given.get("_id") is not None:
-                given["_id"] = stored_id(given["_id"])
-        own = edits.rows_filter(scope.owned(), key, codec=self._codec)
+                given["_id"] = stored_id(given["_id"], self._stored_uuid)
+        own = edits.rows_filter(scope.owned(), self._where(key))
         if not as_record:
             await self._check_vector(kind, whole, call)
         update = edits.upsert_update(

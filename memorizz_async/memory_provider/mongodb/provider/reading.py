@@ -8,8 +8,9 @@ from typing import Any
 from memorizz_async.enums import memory_type_of
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
-from memorizz_async.memory_provider.mongodb.rows import Row, public_row, stored_ids
+from memorizz_async.memory_provider.mongodb.rows import Row, public_row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.validation import checked_flag
 
 
 class Reading(ProviderCore):
@@ -31,11 +32,13 @@ class Reading(ProviderCore):
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id).filter(kind)
+        wanted = self._ids([row_id])
+        checked_flag("include_embedding", include_embedding)
         call = self._call(timeout_ms)
         session = await self._session(call)
         rows = await session.driver.find(
             self._collections[kind],
-            rows_by_id_filter(stored_ids(row_id), scope, datetime.now(UTC)),
+            rows_by_id_filter(wanted, scope, datetime.now(UTC)),
             projection=row_projection(include_embedding),
             limit=1,
             deadline=call.for_database(),

@@ -7,7 +7,6 @@ from typing import Any
 
 from memorizz_async.config import Consistency, RecallMode
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import InvalidInputError
 from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.queries import queries_of
@@ -15,6 +14,7 @@ from memorizz_async.memory_provider.mongodb.rows import stored_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.vector_search.waiting import wait_until_searchable
 from memorizz_async.results import BatchResults, Hits
+from memorizz_async.validation import checked_choice, checked_list
 from memorizz_async.vectors import EmbeddingLike
 
 
@@ -100,13 +100,12 @@ class Recalling(ProviderCore):
         Rows of a scope that cannot be compared with the query are reported in `.errors` either way.
         Raises InvalidInputError before anything is sent, and as said above.
         """
-        if on_error not in ("raise", "partial"):
-            raise InvalidInputError("on_error must be 'raise' or 'partial'", seen=repr(on_error))
+        checked_choice("on_error", on_error, ("raise", "partial"))
         batch = queries_of(
             queries,
             dimensions=self.config.dimensions,
             filter_fields=self._filter_fields,
-            codec=self._codec,
+            uuid_form=self._stored_uuid,
         )
         call = self._call(timeout_ms)
         session = await self._session(call)
@@ -129,7 +128,7 @@ class Recalling(ProviderCore):
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id).filter(kind)
-        wanted = [stored_id(row_id) for row_id in ids]
+        wanted = [stored_id(row_id, self._stored_uuid) for row_id in checked_list("ids", ids)]
         call = self._call(timeout_ms)
         session = await self._session(call)
         await wait_until_searchable(

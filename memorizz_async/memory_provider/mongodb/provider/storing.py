@@ -11,6 +11,7 @@ from memorizz_async.memory_provider.mongodb import conversation, writing
 from memorizz_async.memory_provider.mongodb.fields import TURN_FIELDS
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
+from memorizz_async.validation import checked_text
 from memorizz_async.vectors import EmbeddingLike
 
 
@@ -63,7 +64,11 @@ class Storing(ProviderCore):
         collection = self._collections[memory_type_of(memory_type)]
         call = self._call(timeout_ms)
         items = await writing.drafts(
-            memories, memory_id=memory_id, user_id=user_id, codec=self._codec
+            memories,
+            memory_id=memory_id,
+            user_id=user_id,
+            codec=self._codec,
+            uuid_form=self._stored_uuid,
         )
         if not items:
             return []
@@ -102,8 +107,15 @@ class Storing(ProviderCore):
         """
         collection = self._collections[memory_type_of(memory_type)]
         call = self._call(timeout_ms)
+        if session_id is not None:
+            checked_text("session_id", session_id)
         items = await writing.drafts(
-            turns, memory_id=memory_id, user_id=user_id, codec=self._codec, refused=TURN_FIELDS
+            turns,
+            memory_id=memory_id,
+            user_id=user_id,
+            codec=self._codec,
+            uuid_form=self._stored_uuid,
+            refused=TURN_FIELDS,
         )
         if not items:
             return []

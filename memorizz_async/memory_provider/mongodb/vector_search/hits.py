@@ -7,6 +7,8 @@ from typing import Any
 
 import bson
 from bson import ObjectId
+from bson.binary import UuidRepresentation
+from bson.codec_options import CodecOptions, DatetimeConversion
 
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -19,6 +21,11 @@ Found = Sequence[tuple[Any, float]]
 """Ids and scores, the best first."""
 
 _ROUNDS = 3
+_ID_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+)
+"""Any date is a date here, and a UUID is as BSON writes it."""
 _ARE_KEYS = (str, ObjectId)  # a tuple: it is asked hundreds of times a recall
 
 
@@ -26,7 +33,12 @@ def key_of(row_id: Any) -> Hashable:
     """The id as a key of a dict: an id may be any value, and Python takes 1 for True."""
     if isinstance(row_id, _ARE_KEYS):
         return row_id
-    return bson.encode({"": row_id})
+    return bson.encode({"": row_id}, codec_options=_ID_CODEC)
+
+
+def id_of(key: Hashable) -> Any:
+    """The id whose key this is."""
+    return bson.decode(key, codec_options=_ID_CODEC)[""] if isinstance(key, bytes) else key
 
 
 async def hit_rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch, atlas
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 from memorizz_async.vectors import stored_vector
 
@@ -49,7 +50,9 @@ async def wait_until_searchable(
     now = datetime.now(UTC)
     there = all_of(rows_by_id_filter(ids, scope, now), any_embedded_filter())
     rows = await driver.find(collection, there, projection=id_projection(), deadline=deadline)
-    missing = set(ids) - {row["_id"] for row in rows}
+    waiting = {key_of(row_id): row_id for row_id in ids}
+    there_now = {key_of(row["_id"]) for row in rows}
+    missing = [row_id for key, row_id in waiting.items() if key not in there_now]
     if missing:
         raise InvalidInputError(
             "There are no such rows with a vector in the scope", seen=_shown(missing)
@@ -68,23 +71,24 @@ async def wait_until_searchable(
         deadline=deadline,
     )
     if await search.why_not_the_index(driver, request) is None:
-        await _until_found(driver, search, request, set(ids))
+        await _until_found(driver, search, request, waiting)
 
 
 async def _until_found(
-    driver: Driver, search: VectorSearch, request: SearchRequest, waiting: set[Any]
+    driver: Driver, search: VectorSearch, request: SearchRequest, waiting: dict[Hashable, Any]
 ) -> None:
     operation = f"waiting until {search.index_name!r} of {request.collection!r} has the rows"
     pause_s = _FIRST_PAUSE_S
     try:
         while True:
-            some = sorted(waiting, key=str)[:_AT_ONCE]
+            some = sorted(waiting.values(), key=str)[:_AT_ONCE]
             # The ids were looked up in the scope; it need not be asked again.
             asked = replace(
                 request, scope={}, filter=parse_filter({"_id": {"$in": some}}, ("_id",))
             )
             answer = await atlas.search(driver, asked, search.index_name)
-            waiting -= {row["_id"] for row, _ in answer.rows}
+            for row, _ in answer.rows:
+                waiting.pop(key_of(row["_id"]), None)
             if not waiting:
                 return
             if not answer.rows:
@@ -92,12 +96,12 @@ async def _until_found(
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             request.deadline.remaining_s(operation)
     except OperationTimeoutError as error:
-        seen = f"not found yet: {_shown(waiting)}; rows of another dimension never will be"
+        seen = f"not found yet: {_shown(waiting.values())}; rows of another dimension never will be"
         raise request.deadline.exceeded(operation, seen) from error
     except DatabaseError as error:
         raise atlas.trouble(error) or error from error
 
 
-def _shown(ids: set[Any]) -> str:
+def _shown(ids: Collection[Any]) -> str:
     some = ", ".join(sorted(map(str, ids))[:_SHOWN])
     return some if len(ids) <= _SHOWN else f"{some} and {len(ids) - _SHOWN} more"
