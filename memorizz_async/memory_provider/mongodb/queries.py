@@ -122,7 +122,7 @@ def _query(
             fix=f"use only {', '.join(_KNOWN)}",
         )
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
-    checked_text("The key of a query", key)
+    key = checked_text("The key of a query", key)
     mode = entry.get("mode")
     if mode is not None:
         mode = checked_choice("mode", mode, _MODES)
