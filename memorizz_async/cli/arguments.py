@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memorizz_async.errors import UnknownMemoryTypeError
+from memorizz_async.errors import InvalidLimitError, UnknownMemoryTypeError
+from memorizz_async.validation import checked_limit
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -58,10 +59,28 @@ def memory_type(name: str) -> str:
 
 
 def json_filter(text: str) -> Any:
+    """A filter as JSON; `{"$date": "2026-01-31T00:00:00Z"}`, `$oid` and `$uuid` are MongoDB's
+    extended JSON.
+    """
+    from bson.errors import BSONError
+    from bson.json_util import JSONOptions, loads
+
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return loads(text, json_options=JSONOptions(tz_aware=True))
+    except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"this is not JSON: {error}") from error
+    except (BSONError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(
+            'this is not extended JSON: write a date as {"$date": "2026-01-31T00:00:00Z"}'
+        ) from error
+
+
+def limit(text: str) -> int:
+    """A limit as `validation.checked_limit` takes it."""
+    try:
+        return checked_limit(int(text))
+    except InvalidLimitError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def tenant_of(options: argparse.Namespace) -> dict[str, Any]:

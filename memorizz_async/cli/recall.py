@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from memorizz_async.cli.arguments import Commands, Shared, json_filter, memory_type, tenant_of
+from memorizz_async.cli.arguments import (
+    Commands,
+    Shared,
+    json_filter,
+    limit,
+    memory_type,
+    tenant_of,
+)
 from memorizz_async.cli.output import console, print_error, print_json
 from memorizz_async.cli.running import on_provider
 
@@ -28,13 +35,14 @@ def add(commands: Commands, shared: Shared) -> None:
         help="a memory type; may be given several times (default: those of a conversation)",
     )
     recall.add_argument(
-        "--limit", type=int, default=5, metavar="N", help="hits a type (default: %(default)s)"
+        "--limit", type=limit, default=5, metavar="N", help="hits a type (default: %(default)s)"
     )
     recall.add_argument(
         "--filter",
         type=json_filter,
         metavar="JSON",
-        help='only memories that match, as \'{"role": "user"}\'',
+        help='only memories that match, as \'{"role": "user"}\'; a date is ISO text or '
+        '{"$date": "2026-01-31T00:00:00Z"}',
     )
     recall.add_argument(
         "--mode",
