@@ -43,10 +43,10 @@ def row_of(record: Mapping[str, Any]) -> Record:
     row = {str(name): storable(value) for name, value in record.items() if not is_unset(value)}
     own_id = row.pop("id", None)
     row_id = row.pop("_id", None)
-    if row_id is None:
-        row_id = own_id
+    if row_id is None and own_id is not None:
+        row_id = own_id if isinstance(own_id, ObjectId) else str(own_id)
     if row_id is not None:
-        row["_id"] = row_id if isinstance(row_id, ObjectId) else str(row_id)
+        row["_id"] = row_id
     if row.get("expires_at") is not None:
         row["expires_at"] = moment(row["expires_at"])
     return row
