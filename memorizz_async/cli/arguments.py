@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from memorizz_async.cli.output import print_json
 from memorizz_async.errors import InvalidInputError, UnknownMemoryTypeError
+from memorizz_async.validation import checked_limit, checked_query
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -73,21 +74,8 @@ def memory_type(name: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def limit(text: str) -> int:
-    """A limit, checked as every method checks it."""
-    from memorizz_async.validation import checked_limit
-
-    try:
-        return checked_limit(int(text))
-    except ValueError as error:  # InvalidLimitError among them
-        what = f"a whole number from 1 to 10,000, not {text!r}"
-        raise argparse.ArgumentTypeError(what) from error
-
-
 def query(text: str) -> str:
     """A query, checked as every method checks it."""
-    from memorizz_async.validation import checked_query
-
     try:
         return checked_query(text)
     except InvalidInputError as error:
@@ -95,10 +83,29 @@ def query(text: str) -> str:
 
 
 def json_filter(text: str) -> Any:
+    """A filter as JSON; `{"$date": "2026-01-31T00:00:00Z"}`, `$oid` and `$uuid` are MongoDB's
+    extended JSON.
+    """
+    from bson.errors import BSONError
+    from bson.json_util import JSONOptions, loads
+
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return loads(text, json_options=JSONOptions(tz_aware=True))
+    except json.JSONDecodeError as error:
         raise argparse.ArgumentTypeError(f"this is not JSON: {error}") from error
+    except (BSONError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(
+            'this is not extended JSON: write a date as {"$date": "2026-01-31T00:00:00Z"}'
+        ) from error
+
+
+def limit(text: str) -> int:
+    """A limit, checked as every method checks it."""
+    try:
+        return checked_limit(int(text))
+    except ValueError as error:  # InvalidLimitError among them
+        what = f"a whole number from 1 to 10,000, not {text!r}"
+        raise argparse.ArgumentTypeError(what) from error
 
 
 def tenant_of(options: argparse.Namespace) -> dict[str, Any]:

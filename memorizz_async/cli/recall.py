@@ -50,7 +50,8 @@ def add(commands: Commands, shared: Shared) -> None:
         "--filter",
         type=json_filter,
         metavar="JSON",
-        help='only memories that match, as \'{"role": "user"}\'',
+        help='only memories that match, as \'{"role": "user"}\'; a date is ISO text or '
+        '{"$date": "2026-01-31T00:00:00Z"}',
     )
     recall.add_argument(
         "--mode",

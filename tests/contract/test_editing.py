@@ -254,7 +254,7 @@ async def test_uses_are_counted(provider: AsyncMongoDBProvider) -> None:
         {"_id": "d", "memory_id": "n"},
     ]
     await provider.put_many_async(rows, "SUMMARIES")
-    assert await provider.touch_many_async("abcd", "SUMMARIES", at=NOW, memory_id="m") == 3
+    assert await provider.touch_many_async(list("abcd"), "SUMMARIES", at=NOW, memory_id="m") == 3
     assert await provider.touch_many_async([], "SUMMARIES", memory_id="m") == 0
     stored = {row["_id"]: row for row in await raw(provider)}
     assert [stored[key].get("access_count") for key in "abcd"] == [1, 5, 1, None]

@@ -33,6 +33,9 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ServerUnavailableError,
 )
+from memorizz_async.memory_provider.mongodb.filters import parse_filter
+
+DAY = datetime(2026, 1, 31, tzinfo=UTC)
 
 
 def test_every_command_is_told_apart() -> None:
@@ -58,8 +61,30 @@ def test_types_take_any_spelling_and_repeat() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"created_at": {"$gte": {"$date": "2026-01-31T00:00:00Z"}}}', DAY),
+        ('{"created_at": {"$gte": {"$date": {"$numberLong": "1769817600000"}}}}', DAY),
+        ('{"created_at": {"$gte": "2026-01-31"}}', "2026-01-31"),
+    ],
+)
+def test_a_filter_can_name_a_date(text: str, expected: object) -> None:
+    """As MongoDB's extended JSON, or as ISO text, which the filter itself reads."""
+    options = cli.parser().parse_args(["recall", "q", "--memory-id", "me", "--filter", text])
+    assert options.filter == {"created_at": {"$gte": expected}}
+    parse_filter(options.filter, ("created_at",))
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
+        (["recall", "q", "--memory-id", "me", "--limit", "0"], "1 to 10000"),
+        (["recall", "q", "--memory-id", "me", "--filter", "{"], "not JSON"),
+        (["recall", "q", "--memory-id", "me", "--filter", "[" * 5000], "JSON"),
+        (
+            ["recall", "q", "--memory-id", "me", "--filter", '{"a": {"$date": "yesterday"}}'],
+            "extended JSON",
+        ),
         ([], "COMMAND"),
         (["dance"], "dance"),
         (["recall", "q", "--memory-id", "me", "--type", "dreams"], "LONG_TERM_MEMORY"),

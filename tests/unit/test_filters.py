@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from memorizz_async import InvalidFilterError, InvalidInputError, MemoryType
 from memorizz_async.memory_provider.mongodb import filters as f
+from memorizz_async.memory_provider.mongodb.arguments import uuid_form_of
 
 FIELDS = (*f.DEFAULT_FIELDS, "metadata.topic")
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -81,6 +82,38 @@ def test_what_is_taken_and_what_is_sent(given: Any, sent: Any) -> None:
     condition = parsed(given)
     assert f.for_vector_search(condition) == sent
     assert f.for_find(condition) == sent
+
+
+@pytest.mark.parametrize("text", ["2026-01-02", "2026-01-02T00:00:00Z", "2026-01-02T02:00+02:00"])
+def test_iso_text_on_a_field_of_dates_is_the_moment_that_it_names(text: str) -> None:
+    """Beside the text itself: rows of memorizz hold such times as text."""
+    for field in ("created_at", "timestamp"):
+        assert f.for_find(parsed({field: {"$gte": text}})) == {
+            "$or": [{field: {"$gte": text}}, {field: {"$gte": NOW}}]
+        }
+    assert f.for_find(parsed({"created_at": {"$ne": text}})) == {
+        "$and": [{"created_at": {"$ne": text}}, {"created_at": {"$ne": NOW}}]
+    }
+    assert f.for_find(parsed({"created_at": {"$in": [text, NOW]}})) == {
+        "$or": [{"created_at": {"$in": [text]}}, {"created_at": {"$in": [NOW, NOW]}}]
+    }
+
+
+def test_other_text_is_no_date() -> None:
+    """A field of ours that holds dates says so; a `timestamp` may be any text."""
+    with pytest.raises(InvalidFilterError, match="needs a date"):
+        parsed({"created_at": "yesterday"})
+    assert f.for_find(parsed({"timestamp": "turn 1"})) == {"timestamp": {"$eq": "turn 1"}}
+    edge = datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))
+    with pytest.raises(InvalidFilterError, match="out of range"):
+        parsed({"created_at": {"$gt": edge}})
+
+
+def test_a_uuid_is_asked_for_as_it_is_stored() -> None:
+    """As the `uuidRepresentation` of the address has it."""
+    form = uuid_form_of("mongodb://h/?retryWrites=true&uuidRepresentation=pythonLegacy")
+    condition = f.parse_filter({"agent_id": A_UUID}, FIELDS, form)
+    assert f.for_find(condition) == {"agent_id": {"$eq": Binary(A_UUID.bytes, 3)}}
 
 
 def test_null_is_a_stored_null_for_find_too() -> None:

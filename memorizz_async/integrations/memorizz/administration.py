@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.integrations.memorizz.core import kind_of
+from memorizz_async.integrations.memorizz.core import kind_of, texts_of
 from memorizz_async.integrations.memorizz.documents import Record, moment
 from memorizz_async.integrations.memorizz.framework import (
     DELETE_SCOPE_FIELDS,
@@ -48,8 +48,8 @@ class Administration(Records):
         cursor: str | None = None,
     ) -> dict[str, Any]:
         """A page of traces, of conversations or of tool logs, as memorizz's base class says it."""
-        agents = [str(one) for one in agent_ids or () if one]
-        memories = [str(one) for one in memory_ids or () if one]
+        agents = texts_of("agent_ids", agent_ids)
+        memories = texts_of("memory_ids", memory_ids)
         whose = [
             *({name: one} for one in agents for name in ("agent_id", "agentId")),
             *(
@@ -87,7 +87,7 @@ class Administration(Records):
         """Rows for a timeline of an agent or of memories, as memorizz's base class says it."""
         whose = [
             *([{"agent_id": agent_id}, {"owner_agent_id": agent_id}] if agent_id else []),
-            *({"memory_id": one} for one in memory_ids or ()),
+            *({"memory_id": one} for one in texts_of("memory_ids", memory_ids)),
         ]
         kind = kind_of(memory_store_type)
         rows = self._rows(kind, where=whose or None, memory_id=EVERY_TENANT)
@@ -111,7 +111,7 @@ class Administration(Records):
         A row goes where every given part that its store records matches. Raises ValueError for an
         empty scope. Store by store: where it breaks off, run it again.
         """
-        agents = [str(one).strip() for one in agent_ids or () if str(one).strip()]
+        agents = texts_of("agent_ids", agent_ids)
 
         def candidates(kind: MemoryType) -> list[Record]:
             """Rows that match one of the parts; whether they match them all memorizz checks."""

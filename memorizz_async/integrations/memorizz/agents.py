@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from memorizz_async.enums import MemoryType
-from memorizz_async.integrations.memorizz.core import AdapterCore
+from memorizz_async.integrations.memorizz.core import AdapterCore, texts_of
 from memorizz_async.integrations.memorizz.documents import Record, now_iso, record_of, row_of
 from memorizz_async.integrations.memorizz.framework import MemoryProvider
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT
@@ -40,7 +40,7 @@ class Agents(AdapterCore, MemoryProvider):  # type: ignore[misc]
 
     def update_memagent_memory_ids(self, agent_id: str, memory_ids: list[str]) -> bool:
         """Say which memories an agent has; whether it is there."""
-        return self._change(agent_id, {"memory_ids": [str(one) for one in memory_ids]})
+        return self._change(agent_id, {"memory_ids": texts_of("memory_ids", memory_ids)})
 
     def delete_memagent_memory_ids(self, agent_id: str) -> bool:
         """Say that an agent has no memories; whether it is there."""

@@ -8,6 +8,7 @@ from memorizz_async.enums import MemoryType
 from memorizz_async.integrations.memorizz.core import (
     AdapterCore,
     kind_of,
+    limit_of,
     memory_scope,
     user_scope,
 )
@@ -38,7 +39,7 @@ class Conversations(AdapterCore):
             memory_id=memory_scope(memory_id),
             user_id=user_scope(user_id),
             where=_in_thread(thread_id),
-            limit=int(limit) if limit else None,
+            limit=limit_of(limit),
             include_embedding=include_embedding,
             include_expired=True,
             as_stored=True,
@@ -55,7 +56,7 @@ class Conversations(AdapterCore):
         """The latest calls of tools, the latest first; a limit of 0 is all."""
         rows: list[Record] = self._do(
             "history_async", MemoryType.TOOL_LOG, memory_id=memory_scope(memory_id),
-            user_id=user_scope(user_id), limit=int(limit) if limit else None,
+            user_id=user_scope(user_id), limit=limit_of(limit),
             where=None if thread_id is None else {"thread_id": str(thread_id)},
             include_expired=True, as_stored=True,
         )  # fmt: skip
@@ -79,7 +80,7 @@ class Conversations(AdapterCore):
         return self._rows(
             MemoryType.SUMMARIES, memory_id=EVERY_TENANT, user_id=user_scope(user_id),
             where=[{**one, **thread} for one in whose or [{}]],
-            order_by=(("period_end", -1), ("_id", -1)), limit=int(limit) if limit else None,
+            order_by=(("period_end", -1), ("_id", -1)), limit=limit_of(limit),
         )  # fmt: skip
 
     def compare_and_swap_shared_memory(

@@ -16,6 +16,7 @@ from memorizz_async.integrations.memorizz.framework import is_unset
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET, AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.scope import Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm
+from memorizz_async.validation import MAX_COUNT, checked_count, checked_list
 
 
 class AdapterCore:
@@ -57,22 +58,40 @@ class AdapterCore:
 
     def _find(self, kind: MemoryType, row_id: Any, **options: Any) -> Record | None:
         """A row by its id, whosever it is: memorizz asks for no tenant here."""
-        if not row_id:
+        if row_id is None or row_id == "":
             return None
         everybody = {"memory_id": EVERY_TENANT, "limit": 1, **options}
-        rows = self._rows(kind, ids=[str(row_id)], **everybody)
+        # memorizz's own ids are texts; those of other programs' rows are what they are.
+        forms = [row_id] if isinstance(row_id, str) else [row_id, str(row_id)]
+        rows = self._rows(kind, ids=forms, **everybody)
         if not rows and (where := self._address(kind, row_id)):
             rows = self._rows(kind, where=where, **everybody)
         return rows[0] if rows else None
 
-    def _row_id(self, kind: MemoryType, row_id: Any) -> str | None:
+    def _row_id(self, kind: MemoryType, row_id: Any) -> Any:
         """The `_id` of the row that memorizz calls so, where it may go by another name."""
-        if not row_id:
+        if row_id is None or row_id == "":
             return None
-        if kind not in _OTHER_IDS:
-            return str(row_id)
+        if kind not in _OTHER_IDS and isinstance(row_id, str):
+            return row_id
         row = self._find(kind, row_id)
-        return None if row is None else str(row["_id"])
+        return None if row is None else row["_id"]
+
+
+def texts_of(name: str, values: Any) -> list[str]:
+    """The items of a list as texts, without those that are empty; None is no list.
+
+    Raises InvalidInputError for a single text: its characters are not what is meant.
+    """
+    items = [] if values is None else checked_list(name, values)
+    return [text for one in items if (text := str(one or "").strip())]
+
+
+def limit_of(limit: Any) -> int | None:
+    """Memorizz's limit: None and 0 are no limit, a negative one is 1."""
+    if limit is None or (limit == 0 and not isinstance(limit, bool)):
+        return None
+    return max(1, checked_count("limit", limit, least=-MAX_COUNT))
 
 
 _OTHER_IDS = {

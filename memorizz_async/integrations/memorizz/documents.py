@@ -11,7 +11,10 @@ from typing import Any
 from bson import Binary, Decimal128, ObjectId
 
 from memorizz_async.enums import MemoryType
+from memorizz_async.errors import InvalidInputError
 from memorizz_async.integrations.memorizz.framework import is_unset
+from memorizz_async.validation import check_depth
+from memorizz_async.validation import shown as shown_kind
 
 Record = dict[str, Any]
 
@@ -19,9 +22,14 @@ _PLAIN = (str, int, float, bool, datetime, ObjectId, bytes, type(None))
 
 
 def record_of(value: Any) -> Record:
-    """A record as a mapping: memorizz passes dicts, pydantic models and plain objects."""
+    """A record as a mapping: memorizz passes dicts, pydantic models and plain objects.
+
+    Raises InvalidInputError for what has no fields.
+    """
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, type) or not (hasattr(value, "__dict__") or hasattr(value, "dict")):
+        raise InvalidInputError("A record must be a mapping or an object", seen=shown_kind(value))
     for name in ("model_dump", "to_dict", "dict"):
         method = getattr(value, name, None)
         if callable(method):
@@ -31,13 +39,14 @@ def record_of(value: Any) -> Record:
 
 def row_of(record: Mapping[str, Any]) -> Record:
     """A record as a row: of values that MongoDB stores, under an `_id` if it names one."""
+    check_depth("A record", record)
     row = {str(name): storable(value) for name, value in record.items() if not is_unset(value)}
     own_id = row.pop("id", None)
     row_id = row.pop("_id", None)
-    if row_id is None:
-        row_id = own_id
+    if row_id is None and own_id is not None:
+        row_id = own_id if isinstance(own_id, ObjectId) else str(own_id)
     if row_id is not None:
-        row["_id"] = row_id if isinstance(row_id, ObjectId) else str(row_id)
+        row["_id"] = row_id
     if row.get("expires_at") is not None:
         row["expires_at"] = moment(row["expires_at"])
     return row
@@ -84,7 +93,10 @@ def moment(value: Any) -> Any:
         except ValueError:
             return value
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        value = datetime.fromtimestamp(value, UTC)
+        try:
+            value = datetime.fromtimestamp(value, UTC)
+        except (OverflowError, ValueError, OSError):
+            return value
     if isinstance(value, datetime) and value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     return value
@@ -92,7 +104,7 @@ def moment(value: Any) -> Any:
 
 def shown(row: Mapping[str, Any]) -> Record:
     """A row as memorizz expects records: everything as JSON has it, dates as ISO text."""
-    record = {name: plain(value) for name, value in row.items()}
+    record = {name: value if name == "_id" else plain(value) for name, value in row.items()}
     if record.get("thread_id") is None and record.get("conversation_id") is not None:
         record["thread_id"] = record["conversation_id"]  # the name of old versions
     return record

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memorizz_async.errors import LifecycleError
+from memorizz_async.validation import checked_list
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Embedder
@@ -39,9 +40,9 @@ class MemorizzEmbeddings:
         self, texts: Sequence[str], *, input_type: str | None = None
     ) -> list[list[float]]:
         """The vectors of several texts, in their order."""
+        wanted = checked_list("texts", texts)
         if input_type == "query":
-            return [self.get_embedding(text, input_type=input_type) for text in texts]
-        wanted = list(texts)
+            return [self.get_embedding(text, input_type=input_type) for text in wanted]
         matrix = self._background.run(lambda: self._embedder().encode_documents_async(wanted))
         found: list[list[float]] = matrix.tolist()
         return found

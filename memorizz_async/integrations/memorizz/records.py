@@ -10,6 +10,8 @@ from memorizz_async.errors import DuplicateMemoryError, InvalidInputError
 from memorizz_async.integrations.memorizz.agents import Agents
 from memorizz_async.integrations.memorizz.core import (
     kind_of,
+    limit_of,
+    texts_of,
     user_scope,
 )
 from memorizz_async.integrations.memorizz.documents import (
@@ -20,6 +22,7 @@ from memorizz_async.integrations.memorizz.documents import (
     with_scope,
 )
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET
+from memorizz_async.validation import checked_list
 
 
 class Records(Agents):
@@ -52,10 +55,11 @@ class Records(Agents):
         self, rows: list[dict[str, Any]], memory_store_type: Any, *, memory_id: str | None = None
     ) -> list[str]:
         """Write records of one type together; their ids, in order."""
+        given = checked_list("rows", rows)
         kind = kind_of(memory_store_type)
         if kind in (MemoryType.MEMAGENT, MemoryType.SHARED_MEMORY):
-            return [self.store(dict(row), kind, memory_id) for row in rows]
-        made = [self._row(record_of(row), kind, memory_id) for row in rows]
+            return [self.store(record_of(row), kind, memory_id) for row in given]
+        made = [self._row(record_of(row), kind, memory_id) for row in given]
         ids: list[str] = self._do(
             "put_many_async", made, kind, memory_id=EVERY_TENANT, embedding_form=self._form
         )
@@ -105,7 +109,7 @@ class Records(Agents):
         """The records of the latest `timestamp`, the latest first."""
         return self._rows(
             kind_of(memory_store_type), memory_id=EVERY_TENANT, user_id=user_scope(user_id),
-            order_by=(("timestamp", -1), ("_id", -1)), limit=max(1, int(limit)),
+            order_by=(("timestamp", -1), ("_id", -1)), limit=limit_of(limit) or 1,
             include_embedding=include_embedding,
         )  # fmt: skip
 
@@ -129,7 +133,7 @@ class Records(Agents):
         self, record_ids: Iterable[str], memory_store_type: Any, *, now: Any = None
     ) -> int:
         """Note that records were used: `access_count`, `last_accessed_at`. How many they were."""
-        ids = [text for one in record_ids if (text := str(one or "").strip())]
+        ids = texts_of("record_ids", record_ids)
         touched: int = self._do(
             "touch_many_async", ids, kind_of(memory_store_type), at=now, memory_id=EVERY_TENANT
         )

@@ -16,7 +16,9 @@ from memorizz_async.errors import (
 from memorizz_async.integrations.memorizz.core import (
     AdapterCore,
     kind_of,
+    limit_of,
     memory_scope,
+    texts_of,
     user_scope,
 )
 from memorizz_async.integrations.memorizz.documents import Record, shown
@@ -84,11 +86,11 @@ class Searching(AdapterCore):
                 **scope,
             )  # fmt: skip
         conditions: list[dict[str, Any]] = [{name: value} for name, value in named.items()]
-        if statuses:
-            conditions.append({"status": {"$in": [str(status) for status in statuses]}})
+        if wanted := texts_of("statuses", statuses):
+            conditions.append({"status": {"$in": wanted}})
         if agent is not UNSET and (agent is not None or kind is not MemoryType.SEMANTIC_CACHE):
             conditions.append(_agent(kind, agent))
-        bases = sorted({str(one) for one in knowledge_base_ids or () if one})
+        bases = sorted(set(texts_of("knowledge_base_ids", knowledge_base_ids)))
         if bases and kind is MemoryType.KNOWLEDGE_BASE:
             attached = {"knowledge_base_id": {"$in": bases}}
             own = [] if memory_id is None else [{"memory_id": str(memory_id)}]
@@ -208,4 +210,4 @@ def _agent(kind: MemoryType, agent_id: Any) -> dict[str, Any]:
 
 def _limit(limit: Any) -> int:
     """Memorizz passes 0 and None where it means one."""
-    return min(MAX_LIMIT, max(1, int(limit or 1)))
+    return min(MAX_LIMIT, limit_of(limit) or 1)

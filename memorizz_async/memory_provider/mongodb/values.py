@@ -99,27 +99,6 @@ def check_size(document: Mapping[str, Any], more_bytes: int = 0) -> None:
         raise _too_large(f"{size:,} bytes, not at most {MAX_BYTES:,}")
 
 
-def written_uuids(value: Any, codec: Codec, *, depth: int = 0) -> Any:
-    """A filter with its UUIDs as they are written: standard where the address says nothing.
-
-    Everything else stays as it is, and is checked where the filter is read.
-    """
-    if isinstance(value, UUID):
-        known = codec.uuid_representation != UuidRepresentation.UNSPECIFIED
-        return Binary.from_uuid(
-            value, codec.uuid_representation if known else UuidRepresentation.STANDARD
-        )
-    if depth > MAX_DEPTH:
-        return value
-    if isinstance(value, Mapping):
-        return {name: written_uuids(each, codec, depth=depth + 1) for name, each in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(written_uuids(each, codec, depth=depth + 1) for each in value)
-    if isinstance(value, set | frozenset):
-        return {written_uuids(each, codec) if isinstance(each, UUID) else each for each in value}
-    return value
-
-
 class _NotStorableError(ValueError):
     """Why a value cannot be stored, in words fit for a message: no value of the user's."""
 
@@ -225,19 +204,6 @@ def moment_stored(value: datetime) -> datetime:
         )  # fmt: skip
     except (OverflowError, ValueError, TypeError) as error:
         raise _NotStorableError("a date outside the years 1 to 9999 in UTC") from error
-
-
-def iso_text(at: Any) -> str:
-    """A moment as ISO text; text that names one is taken as it is. Raises InvalidInputError."""
-    try:
-        if isinstance(at, str):
-            datetime.fromisoformat(at.strip())
-            return str.__str__(at)
-        if isinstance(at, datetime):
-            return at.isoformat()
-    except ValueError:
-        pass
-    raise InvalidInputError("A time must be a datetime or ISO text", seen=f"a {type(at).__name__}")
 
 
 def _binary(value: Binary) -> bytes:

@@ -21,11 +21,13 @@ Found = Sequence[tuple[Any, float]]
 """Ids and scores, the best first."""
 
 _ROUNDS = 3
-_ID_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
-    uuid_representation=UuidRepresentation.STANDARD,
-    datetime_conversion=DatetimeConversion.DATETIME_MS,
+_KEY_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    uuid_representation=UuidRepresentation.STANDARD
 )
-"""Any date is a date here, and a UUID is as BSON writes it."""
+_ID_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
+)
+"""Any date is a date here, and a UUID is the binary that is stored."""
 _ARE_KEYS = (str, ObjectId)  # a tuple: it is asked hundreds of times a recall
 
 
@@ -33,7 +35,7 @@ def key_of(row_id: Any) -> Hashable:
     """The id as a key of a dict: an id may be any value, and Python takes 1 for True."""
     if isinstance(row_id, _ARE_KEYS):
         return row_id
-    return bson.encode({"": row_id}, codec_options=_ID_CODEC)
+    return bson.encode({"": row_id}, codec_options=_KEY_CODEC)
 
 
 def id_of(key: Hashable) -> Any:
