@@ -90,7 +90,9 @@ def test_the_package_is_typed() -> None:
 # -- layers -----------------------------------------------------------------------------------
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "redaction"}),
+    frozenset({"errors"}),
+    frozenset({"address"}),
+    frozenset({"redaction"}),
     frozenset(
         {
             "enums",

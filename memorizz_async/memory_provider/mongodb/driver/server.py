@@ -12,6 +12,7 @@ import functools
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
 import pymongo
@@ -19,7 +20,6 @@ from bson import Timestamp
 from pymongo import errors as driver_errors
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
-from pymongo.write_concern import WriteConcern
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -50,6 +50,8 @@ from memorizz_async.memory_provider.mongodb.protocol import (
 P = ParamSpec("P")
 R = TypeVar("R")
 
+PRIMARY = ReadPreference.PRIMARY
+_WATCHING = "watching for changes"
 _ROWS_A_BATCH = 500
 """The driver decodes a batch in one go, on the loop."""
 _CLOSE_S = 1.0
@@ -67,9 +69,12 @@ def mapped(
         assert isinstance(driver, MongoDriver)
         deadline = kwargs["deadline"]
         assert isinstance(deadline, Deadline)
-        with driver._translated(method.__name__, deadline):
+        try:
             await driver._find_server(deadline)
             return await method(*args, **kwargs)
+        except DRIVERS_OWN as error:
+            failure = driver._failure(error, method.__name__, deadline)
+        raise failure
 
     wrapper.__dict__["maps_errors"] = True
     return wrapper
@@ -83,13 +88,13 @@ class MongoDriver:
     def __init__(self, client: Any, config: MongoDBConfig, address: str) -> None:
         self.address = address
         self._client = client
-        self._database = client[config.db_name]
+        # The primary, whatever the address says: we read our own writes, and decide by them.
+        self._database = client.get_database(config.db_name, read_preference=PRIMARY)
         self._selection_ms = config.server_selection_timeout_ms
+        self._socket_ms = _milliseconds(config.driver_option("socketTimeoutMS"))
 
     def knows_a_server(self) -> bool:
-        known: bool = self._client.topology_description.has_readable_server(
-            self._client.read_preference
-        )
+        known: bool = self._client.topology_description.has_readable_server(PRIMARY)
         return known
 
     @mapped
@@ -153,29 +158,35 @@ class MongoDriver:
             are to be kept up to date by a change stream that is there already.
         """
         operation = f"scan of {collection!r}"
-        cursor = session = None
+        cursor: Any = None
+        session: Any = None
         try:
-            with self._translated(operation, deadline):
+            failure: Exception | None = None
+            try:
                 await self._find_server(deadline)
                 source, options = self._database[collection], {}
                 if after is not None:
                     session = await self._start_session()
                     session.advance_operation_time(after)
                     options["session"] = session
-                    source = source.with_options(
-                        read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("majority")
-                    )
+                    source = source.with_options(read_concern=ReadConcern("majority"))
                 cursor = source.find_raw_batches(
                     query, projection, batch_size=batch_size, **options
                 )
-            while True:
-                # Entered anew for each batch: a context must not stay open across a yield.
-                with self._translated(operation, deadline), self._bounded(operation, deadline):
-                    try:
+            except DRIVERS_OWN as error:
+                failure = self._failure(error, operation, deadline)
+            while failure is None:
+                try:
+                    # Entered anew for each batch: a context must not stay open across a yield.
+                    with self._bounded(operation, deadline):
                         batch: bytes = await cursor.next()
-                    except StopAsyncIteration:
-                        return
-                yield batch
+                except StopAsyncIteration:
+                    return
+                except DRIVERS_OWN as error:
+                    failure = self._failure(error, operation, deadline)
+                else:
+                    yield batch
+            raise failure
         finally:
             try:
                 if cursor is not None:
@@ -195,25 +206,32 @@ class MongoDriver:
         Dates are `DatetimeMS`: one that Python cannot say must not end the stream. Raises
         DatabaseError; where the connection breaks the driver tries once to go on by itself.
         """
-        operation = "watching for changes"
-        stream = None
+        stream: Any = None
         try:
-            with self._translated(operation, None):
+            failure: Exception | None = None
+            try:
                 await self._find_server(Deadline.after(self._selection_ms))
                 stream = await self._open_stream(pipeline, resume_after)
+            except DRIVERS_OWN as error:
+                failure = self._failure(error, _WATCHING, None)
+            if failure is not None:
+                raise failure
             token = stream.resume_token
             # It opens at the first time that has not been: what will happen then is yet to come.
             yield ChangeBatch((), token, just_before(time_of(token)))
             while True:
                 try:
-                    with self._translated(operation, None):
-                        async with asyncio.timeout(change_stream.CHANGES_SILENCE_S):
-                            events = await self._next_changes(stream)
+                    async with asyncio.timeout(change_stream.CHANGES_SILENCE_S):
+                        events = await self._next_changes(stream)
+                except DRIVERS_OWN as error:
+                    failure = self._failure(error, _WATCHING, None)
                 except TimeoutError as error:
                     raise ServerUnavailableError(
                         f"The change stream from {self.address} went silent",
                         seen=f"no answer for {change_stream.CHANGES_SILENCE_S:g} s",
                     ) from error
+                if failure is not None:
+                    raise failure
                 more = len(events) >= change_stream.CHANGES_A_BATCH
                 if not events and stream.resume_token == token:
                     yield ChangeBatch((), token, None)
@@ -232,9 +250,6 @@ class MongoDriver:
     ) -> InsertOutcome:
         with self._bounded(f"insert into {collection!r}", deadline):
             target = self._database[collection]
-            if not target.write_concern.acknowledged:  # the URI says w=0: no session, no outcome
-                await target.insert_many(list(rows), ordered=False)
-                return InsertOutcome({})
             async with await self._start_session() as session:
                 refused: dict[int, Refusal] = {}
                 try:
@@ -253,8 +268,6 @@ class MongoDriver:
         operations = [operation_of(write) for write in writes]
         with self._bounded(f"writing to {collection!r}", deadline):
             target = self._database[collection]
-            if not target.write_concern.acknowledged:  # who edits asks what became of it
-                target = target.with_options(write_concern=WriteConcern(1))
             async with await self._start_session() as session:
                 try:
                     result = await target.bulk_write(operations, ordered=ordered, session=session)
@@ -348,9 +361,7 @@ class MongoDriver:
             await stream.close()
 
     def _watched(self) -> Any:
-        return self._database.with_options(
-            codec_options=CHANGE_CODEC, read_preference=ReadPreference.PRIMARY
-        )
+        return self._database.with_options(codec_options=CHANGE_CODEC)
 
     async def _find_server(self, deadline: Deadline) -> None:
         """Wait for a server no longer than the selection timeout, where none is known.
@@ -359,19 +370,26 @@ class MongoDriver:
         """
         if self.knows_a_server():
             return
-        preference = self._client.read_preference
         within = min(deadline.remaining_s("looking for a server"), self._selection_ms / 1000)
         with pymongo.timeout(within):
-            await self._client.admin.command({"ping": 1}, read_preference=preference)
+            await self._client.admin.command({"ping": 1}, read_preference=PRIMARY)
 
     @contextmanager
     def _bounded(self, operation: str, deadline: Deadline) -> Iterator[None]:
-        with pymongo.timeout(deadline.remaining_s(operation)):
+        left_s = deadline.remaining_s(operation)
+        if self._socket_ms is not None:  # the driver forgets it where there is a timeout
+            left_s = min(left_s, self._socket_ms / 1000)
+        with pymongo.timeout(left_s):
             yield
 
-    @contextmanager
-    def _translated(self, operation: str, deadline: Deadline | None) -> Iterator[None]:
-        try:
-            yield
-        except DRIVERS_OWN as error:
-            raise translate(error, operation, self.address, self._selection_ms, deadline) from error
+    def _failure(self, error: Exception, operation: str, deadline: Deadline | None) -> Exception:
+        """What to raise for a driver's error, outside of the `except` that caught it."""
+        selecting = isinstance(error, driver_errors.ServerSelectionTimeoutError)
+        if deadline is not None and self._socket_ms is not None and not selecting:
+            deadline = replace(deadline, budget_ms=min(deadline.budget_ms, self._socket_ms))
+        return translate(error, operation, self.address, self._selection_ms, deadline)
+
+
+def _milliseconds(value: Any) -> int | None:
+    """An option of the driver's: None where it is not set, or means "no limit"."""
+    return int(value) or None if value is not None else None

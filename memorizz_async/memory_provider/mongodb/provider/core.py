@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from memorizz_async.config import MongoDBConfig
@@ -41,7 +42,9 @@ class ProviderCore:
                 seen=f"a {type(config).__name__}",
                 fix='write AsyncMongoDBProvider(MongoDBConfig("mongodb://…"))',
             )
-        self.config = config or MongoDBConfig()
+        config = config or MongoDBConfig()
+        # Now, not on first use: one provider is one database, and its address decides settings.
+        self.config = replace(config, uri=config.resolved_uri()) if not config.uri else config
         self._collections = collection_names(self.config.collections)
         self._connection = Connection(self.config)
         self._filter_fields = fields_by_type(self.config.filter_fields)
