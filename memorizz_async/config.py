@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from memorizz_async.address import SCHEMES, Address, parse_address
 from memorizz_async.errors import ConfigurationError, InvalidURIError
-from memorizz_async.redaction import option_name, redact_uri, shown
+from memorizz_async.redaction import describe, option_name, redact_uri
 
 DriverName = Literal["auto", "motor", "pymongo"]
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
@@ -173,7 +173,7 @@ class MongoDBConfig(_Keywords, _Positional):
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(
                     f"The setting {name!r} is not one that exists",
-                    seen=shown(getattr(self, name)),
+                    seen=describe(getattr(self, name)),
                     fix=f"use one of {', '.join(allowed)}",
                 )
         for name in _AT_LEAST_ONE:
@@ -182,18 +182,21 @@ class MongoDBConfig(_Keywords, _Positional):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(
-                    f"The setting {name!r} must be a whole number of at least 1", seen=shown(value)
+                    f"The setting {name!r} must be a whole number of at least 1",
+                    seen=describe(value),
                 )
         if self.uri is not None and not isinstance(self.uri, str):
             raise ConfigurationError("uri must be a string", seen=f"a {type(self.uri).__name__}")
         if not isinstance(self.db_name, str) or not self.db_name:
-            raise ConfigurationError("The database has no name", seen=shown(self.db_name))
+            raise ConfigurationError("The database has no name", seen=describe(self.db_name))
         if not isinstance(self.text_language, str) or not self.text_language:
-            raise ConfigurationError("text_language must be a word", seen=shown(self.text_language))
+            raise ConfigurationError(
+                "text_language must be a word", seen=describe(self.text_language)
+            )
         if _NOT_IN_A_NAME & set(self.db_name):
             raise ConfigurationError(
                 "The database has a name that MongoDB does not take",
-                seen=shown(self.db_name),
+                seen=describe(self.db_name),
                 fix='leave out blanks and the characters / \\ . " $',
             )
         if not isinstance(self.collections, Mapping) or not all(
@@ -229,25 +232,22 @@ class MongoDBConfig(_Keywords, _Positional):
         chosen._take_from_address()
         return chosen
 
+    @property
+    def database_in_address(self) -> str | None:
+        """The database that the address in force names, if any."""
+        address = _parsed(self.resolved_uri())
+        return None if address is None else address.database
+
     def driver_option(self, name: str) -> Any:
         """The value of an option of the driver in the address or the `client_options`, else None.
 
         name: as PyMongo spells it, in any case. The value is a str where the address has it.
         """
-        return _option_in(name, self._parsed_address(), self.client_options)
-
-    def _parsed_address(self) -> Address | None:
-        """None also where the address is wrong: that is said when it is opened."""
-        if self.uri is None or self.uri.partition("://")[0] not in SCHEMES:
-            return None
-        try:
-            return parse_address(self.uri)
-        except InvalidURIError:
-            return None
+        return _option_in(name, _parsed(self.uri), self.client_options)
 
     def _take_from_address(self) -> None:
         """Set what was not set: from the address, else from the driver's options, else as usual."""
-        address = self._parsed_address()
+        address = _parsed(self.uri)
         for name, usual in _DEFAULTS.items():
             if not _is_default(getattr(self, name)):
                 continue
@@ -263,25 +263,24 @@ class MongoDBConfig(_Keywords, _Positional):
             object.__setattr__(self, name, value)
 
     def _check_agreement(self, address: Address) -> None:
-        if address.database is not None and not _is_default(self.db_name):
-            if address.database != self.db_name:
-                raise ConfigurationError(
-                    "The database is named twice, differently: in the path of the address and by "
-                    "db_name",
-                    seen=f"{shown(address.database)} in the address, db_name={shown(self.db_name)}",
-                    fix="name it once; where users are defined is said by ?authSource=…",
-                )
+        if address.database not in (None, self.db_name) and not _is_default(self.db_name):
+            raise ConfigurationError(
+                "The address names another database than db_name",
+                seen=f"{describe(address.database)} in the address, "
+                f"db_name={describe(self.db_name)}",
+                fix="name it once; where users are defined is said by ?authSource=…",
+            )
         given: dict[str, Any] = {n.lower(): value for n, value in self.client_options.items()}
         for name, value in address.options:
             if name in given and _comparable(given[name]) != _comparable(value):
                 raise _conflict(name, "the address", "client_options")
         for own, option in _OPTION_OF.items():
-            if (value := address.option(option.lower())) is not None:
-                self._check_number(own, option, value, "the address")
-            if (value := given.get(option.lower())) is not None:
-                self._check_number(own, option, value, "client_options")
+            self._check_number(own, option, address.option(option.lower()), "the address")
+            self._check_number(own, option, given.get(option.lower()), "client_options")
 
     def _check_number(self, name: str, option: str, value: Any, where: str) -> None:
+        if value is None:
+            return
         number = _whole(value)
         if number == 0 and name == "max_pool_size":
             number = _UNLIMITED_POOL
@@ -310,7 +309,7 @@ class MongoDBConfig(_Keywords, _Positional):
         if taken:
             raise ConfigurationError(
                 "client_options has options that memorizz-async sets itself",
-                seen=", ".join(map(shown, taken)),
+                seen=", ".join(map(describe, taken)),
                 fix="leave them out",
             )
         lowered = [name.lower() for name in options]
@@ -321,7 +320,7 @@ class MongoDBConfig(_Keywords, _Positional):
     def from_dict(cls, values: Mapping[str, Any]) -> MongoDBConfig:
         """From a dict; a key that is no setting is an error that lists those that are."""
         known = {f.name for f in fields(cls)}
-        unknown = sorted(shown(name) for name in set(values) - known)
+        unknown = sorted(describe(name) for name in set(values) - known)
         if unknown:
             raise ConfigurationError(
                 "Settings that do not exist",
@@ -358,11 +357,22 @@ def _is_default(value: Any) -> bool:
     return isinstance(value, _DefaultInt | _DefaultStr)
 
 
+def _parsed(uri: str | None) -> Address | None:
+    """None also where the address is wrong: that is said when it is opened."""
+    if uri is None or uri.partition("://")[0] not in SCHEMES:
+        return None
+    try:
+        return parse_address(uri)
+    except InvalidURIError:
+        return None
+
+
 def _option_in(name: str, address: Address | None, client_options: Mapping[str, Any]) -> Any:
-    value = None if address is None else address.option(name.lower())
+    name = name.lower()
+    value = None if address is None else address.option(name)
     if value is not None:
         return value
-    return next((given for own, given in client_options.items() if own.lower() == name.lower()), None)
+    return next((given for own, given in client_options.items() if own.lower() == name), None)
 
 
 def _whole(value: Any) -> int | None:
@@ -415,7 +425,7 @@ def _check_path(path: Any) -> None:
     ) or parts[0] in ("embedding", "content"):
         raise ConfigurationError(
             "filter_fields has a path that cannot be filtered by",
-            seen=shown(path),
+            seen=describe(path),
             fix="name a field, dotted where it is nested, without positions in lists; not the "
             "embedding nor the content",
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from memorizz_async.errors import InvalidInputError, OperationTimeoutError
+from memorizz_async.redaction import describe
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Deadline:
         """A deadline so many milliseconds from now. Raises InvalidInputError below 1 ms."""
         if not isinstance(timeout_ms, int) or isinstance(timeout_ms, bool) or timeout_ms < 1:
             raise InvalidInputError(
-                "timeout_ms must be a whole number of at least 1", seen=repr(timeout_ms)
+                "timeout_ms must be a whole number of at least 1", seen=describe(timeout_ms)
             )
         return cls(time.monotonic() + timeout_ms / 1000, timeout_ms)
 

@@ -15,6 +15,7 @@ from memorizz_async.errors import ConfigurationError, InvalidInputError
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
+from memorizz_async.redaction import describe
 from memorizz_async.results import RecallResults
 from memorizz_async.retrieval.memory_signal import MemorySignal
 from memorizz_async.slices import in_slices
@@ -182,7 +183,7 @@ class MemoryUnit:
         if not isinstance(limits, Mapping) or not limits:
             raise InvalidInputError(
                 "limits must map memory types to numbers",
-                seen=repr(limits),
+                seen=describe(limits),
                 fix="write {MemoryType.LONG_TERM_MEMORY: 5}, or leave it out",
             )
         return limits

@@ -67,6 +67,7 @@ _OPTIONS = {
 """Options that are shown by name, and the values that are shown of them."""
 
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.-]{0,31}")
+_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _USER = re.compile(r"[A-Za-z0-9._%-]{1,64}")
 _DATABASE = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _LONGEST_NUMBER = 64
@@ -120,7 +121,7 @@ def _is_path(text: str) -> bool:
     return not re.search(r"[@?#]", text) and ":" not in re.sub(r"^/?[A-Za-z]:[\\/]", "", text)
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     """An argument, fit for a message: numbers and short identifiers as they are, else the type.
 
     A longer text, a container or an object may hold what a user said, or a secret.
@@ -132,6 +133,12 @@ def shown(value: Any) -> str:
     if type(value) is str and (not value or _NAME.fullmatch(value)):
         return repr(value)
     return f"a {type(value).__name__}"
+
+
+def describe_id(row_id: Any) -> str:
+    """The id of a row, fit for a message: as it is, unless it looks like a text."""
+    text = str(row_id)
+    return text if _ID.fullmatch(text) else f"a {type(row_id).__name__}"
 
 
 def outline(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from memorizz_async.errors import InvalidLimitError, InvalidQueryError
+from memorizz_async.redaction import describe
 
 MAX_LIMIT = 10_000
 """The most rows that `$vectorSearch` returns; the other strategies keep to it."""
@@ -14,7 +15,7 @@ def checked_limit(value: Any) -> int:
     """The limit, a whole number from 1 to 10,000. Raises InvalidLimitError."""
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_LIMIT:
         raise InvalidLimitError(
-            f"limit must be a whole number from 1 to {MAX_LIMIT}", seen=repr(value)
+            f"limit must be a whole number from 1 to {MAX_LIMIT}", seen=describe(value)
         )
     return value
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from memorizz_async import __version__
 from memorizz_async.cli import demo, indexes, local, recall, reembed, store
-from memorizz_async.cli.arguments import shared_options
+from memorizz_async.cli.arguments import Parser, shared_options
 from memorizz_async.cli.output import log_everything, print_error
 
 FAILED, INTERRUPTED = 1, 130  # argparse itself ends with 2 where the usage is wrong
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line: what can be said, and what each word means."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="memorizz-async",
         description="Async memory for AI agents on any MongoDB.",
         epilog=_EXAMPLES,

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from memorizz_async.errors import UnknownMemoryTypeError
+from memorizz_async.redaction import HIDDEN
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
     Commands = Any
+
+_HARMLESS = re.compile(r"|-{0,2}[A-Za-z][A-Za-z0-9_-]{0,31}")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors repeat no argument that may be a text of a user's or an address."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """What argparse does; the arguments are remembered for `error`."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with 2, and with a message that hides longer arguments."""
+        parts = {part for given in self._given for part in (given, given.partition("=")[2])}
+        for part in sorted(parts, key=len, reverse=True):
+            if not _HARMLESS.fullmatch(part):
+                message = message.replace(repr(part), HIDDEN).replace(part, HIDDEN)
+        super().error(message)
 
 
 @dataclass(frozen=True)
@@ -42,7 +64,9 @@ def shared_options() -> Shared:
         "--uri", help="mongodb://…, mongodb+srv://…, local or local:///folder", metavar="URI"
     )
     tenant = argparse.ArgumentParser(add_help=False)
-    tenant.add_argument("--db", default="memorizz", metavar="NAME", help="default: %(default)s")
+    tenant.add_argument(
+        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz"
+    )
     tenant.add_argument("--memory-id", metavar="ID", help="whose memories: this memory_id's")
     tenant.add_argument("--user-id", metavar="ID", help="… and, or, this user's")
     return Shared(database, machine, everywhere, tenant)

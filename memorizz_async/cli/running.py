@@ -35,7 +35,8 @@ def on_provider(
 
     async def run() -> T:
         embedder = AsyncEmbeddingProvider(model)
-        config = MongoDBConfig(options.uri, options.db)
+        named = {} if options.db is None else {"db_name": options.db}
+        config = MongoDBConfig(options.uri, **named)
         try:
             async with AsyncMongoDBProvider(config, embedding_provider=embedder) as provider:
                 if embeds:  # now, so that the timings of the call are those of a warm model

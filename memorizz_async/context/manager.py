@@ -22,6 +22,7 @@ from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBPr
 from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
 from memorizz_async.memory_unit import DEFAULT_LIMIT, MemoryUnit
+from memorizz_async.redaction import describe
 from memorizz_async.results import RecallResults
 from memorizz_async.validation import MAX_LIMIT, checked_limit, checked_query
 
@@ -98,7 +99,7 @@ class ContextWindowManager:
         )
         self.candidates = checked_limit(candidates)
         if order not in ("relevance", "time"):
-            raise ConfigurationError("order must be 'relevance' or 'time'", seen=repr(order))
+            raise ConfigurationError("order must be 'relevance' or 'time'", seen=describe(order))
         self.order: Order = order
         self.relevance = relevance
         self.on_error: OnError = on_error
@@ -266,7 +267,7 @@ def _checked_limits(limits: Any) -> Mapping[Any, int] | None:
     if not isinstance(limits, Mapping) or not limits:
         raise InvalidInputError(
             "limits must map memory types to numbers",
-            seen=repr(limits),
+            seen=describe(limits),
             fix="write {MemoryType.LONG_TERM_MEMORY: 5}, or leave it out",
         )
     return {kind: checked_limit(most) for kind, most in limits.items()}
@@ -275,14 +276,14 @@ def _checked_limits(limits: Any) -> Mapping[Any, int] | None:
 def _checked_budget(budget: Any) -> int:
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
         raise InvalidInputError(
-            "budget must be a whole number of tokens, at least 1", seen=repr(budget)
+            "budget must be a whole number of tokens, at least 1", seen=describe(budget)
         )
     return budget
 
 
 def _checked_share(name: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ConfigurationError(f"{name} must be a number from 0 to 1", seen=repr(value))
+        raise ConfigurationError(f"{name} must be a number from 0 to 1", seen=describe(value))
     return float(value)
 
 

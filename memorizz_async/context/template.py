@@ -170,7 +170,7 @@ def _formatted(part: str, form: str, values: Mapping[str, Any]) -> str:
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise ConfigurationError(
             f"The {part} of a ContextTemplate cannot be filled in",
-            seen=f"{form!r}: {type(error).__name__}: {error}",
+            seen=type(error).__name__,
             fix=f"use {{{'}, {'.join(values)}}}; write a brace itself as two",
         ) from error
 

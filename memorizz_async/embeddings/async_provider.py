@@ -23,6 +23,7 @@ from memorizz_async.embeddings.tier import PatientTier, SecondTier, check_lastin
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.embeddings.work_queue import WorkQueue
 from memorizz_async.errors import ConfigurationError, LifecycleError
+from memorizz_async.redaction import describe
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, TokenCount, Vector
@@ -284,7 +285,8 @@ def _check_count(name: str, value: Any, *, at_least: int = 1) -> None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
         raise ConfigurationError(
-            f"The setting {name!r} must be a whole number of at least {at_least}", seen=repr(value)
+            f"The setting {name!r} must be a whole number of at least {at_least}",
+            seen=describe(value),
         )
 
 
@@ -293,5 +295,5 @@ def _check_seconds(name: str, value: Any) -> None:
         return
     if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
         raise ConfigurationError(
-            f"The setting {name!r} must be a number of seconds above 0", seen=repr(value)
+            f"The setting {name!r} must be a number of seconds above 0", seen=describe(value)
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
 from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.redaction import describe
 
 _lock = threading.Lock()
 _default: AsyncEmbeddingProvider | None = None
@@ -71,6 +72,6 @@ async def get_embeddings_batch_async(
     """
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise InvalidInputError(
-            "batch_size must be a whole number of at least 1", seen=repr(batch_size)
+            "batch_size must be a whole number of at least 1", seen=describe(batch_size)
         )
     return await get_async_embedding_provider().encode_async(texts)

@@ -6,6 +6,7 @@ from enum import Enum
 
 from memorizz_async.enums.memory_type import MemoryType
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.redaction import describe
 
 
 class ApplicationMode(Enum):
@@ -63,6 +64,6 @@ def application_mode_of(value: object) -> ApplicationMode:
                 return mode
     raise ConfigurationError(
         "There is no such application mode",
-        seen=repr(value),
+        seen=describe(value),
         fix=f"use one of {', '.join(mode.value for mode in ApplicationMode)}",
     )

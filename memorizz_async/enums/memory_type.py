@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any
 
 from memorizz_async.errors import UnknownMemoryTypeError
+from memorizz_async.redaction import describe
 
 
 class MemoryType(Enum):
@@ -73,7 +74,7 @@ def memory_type_of(value: Any) -> MemoryType:
             continue
     names = ", ".join(member.name for member in MemoryType)
     raise UnknownMemoryTypeError(
-        "There is no such memory type", seen=repr(value), fix=f"use one of {names}"
+        "There is no such memory type", seen=describe(value), fix=f"use one of {names}"
     )
 
 

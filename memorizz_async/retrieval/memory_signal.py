@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.redaction import describe
 
 SECONDS_A_DAY = 86_400.0
 
@@ -35,7 +36,7 @@ class MemorySignal:
             raise ConfigurationError(
                 "The weights of a MemorySignal must be numbers of at least 0, one of them above 0, "
                 "and half_life_days a number above 0",
-                seen=repr(self),
+                seen=", ".join(describe(value) for value in (self.half_life_days, *weights)),
             )
 
     def of_row(self, row: dict[str, Any], score: float, now: datetime) -> float:

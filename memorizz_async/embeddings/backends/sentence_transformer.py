@@ -30,6 +30,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ModelLoadError,
 )
+from memorizz_async.redaction import describe
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -72,13 +73,13 @@ class SentenceTransformerBackend:
         if runtime not in ("torch", "onnx", "openvino"):
             raise ConfigurationError(
                 "The runtime of the embedding model is not one that exists",
-                seen=repr(runtime),
+                seen=describe(runtime),
                 fix="use torch, onnx or openvino",
             )
         if dtype not in ("float32", "float16", "bfloat16"):
             raise ConfigurationError(
                 "The dtype of the embedding model is not one that exists",
-                seen=repr(dtype),
+                seen=describe(dtype),
                 fix="use float32, float16 or bfloat16",
             )
         if dtype != "float32" and runtime != "torch":

@@ -16,6 +16,7 @@ from memorizz_async.integrations.memorizz.framework import is_unset
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET, AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.scope import Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm
+from memorizz_async.redaction import describe
 
 
 class AdapterCore:
@@ -30,7 +31,7 @@ class AdapterCore:
     ) -> None:
         if embedding_form not in ("array", "bindata"):
             raise ConfigurationError(
-                "embedding_form must be 'array' or 'bindata'", seen=repr(embedding_form)
+                "embedding_form must be 'array' or 'bindata'", seen=describe(embedding_form)
             )
         self.config: MongoDBConfig = inner.config
         self._inner = inner

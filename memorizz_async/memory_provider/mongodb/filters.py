@@ -28,6 +28,7 @@ from memorizz_async.config import FilterFields
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidFilterError
 from memorizz_async.memory_provider.mongodb.scope import is_unicode
+from memorizz_async.redaction import describe
 
 Document = dict[str, Any]
 
@@ -151,19 +152,19 @@ def _entry(key: Any, value: Any, fields: frozenset[str], depth: int) -> Conditio
     if not isinstance(key, str) or key.startswith("$"):
         raise InvalidFilterError(
             "A filter has an operator where a field belongs, or one that not every server takes",
-            seen=repr(key),
+            seen=describe(key),
             fix=f"use {', '.join(_LOGICAL)} here, and {', '.join(_OPERATORS)} on a field",
         )
     if key not in fields:
         raise InvalidFilterError(
-            f"Rows cannot be filtered by {key!r}: it is not declared",
+            f"Rows cannot be filtered by {describe(key)}: it is not declared",
             fix="declare it in MongoDBConfig(filter_fields=[…]) and run ensure_indexes_async(); "
             f"declared are {', '.join(sorted(fields))}",
         )
     if not isinstance(value, Mapping):
         return Comparison(key, "$eq", _value(key, "$eq", value))
     if not value:
-        raise InvalidFilterError(f"The condition on {key!r} is empty")
+        raise InvalidFilterError(f"The condition on {describe(key)} is empty")
     return _all(_comparison(key, operator, operand) for operator, operand in value.items())
 
 
@@ -171,7 +172,7 @@ def _comparison(path: str, operator: Any, operand: Any) -> Condition:
     if operator not in _OPERATORS:
         raise InvalidFilterError(
             f"The condition on {path!r} has an operator that not every server takes",
-            seen=repr(operator),
+            seen=describe(operator),
             fix=f"use {', '.join(_OPERATORS)}",
         )
     if operator in _AMONG:

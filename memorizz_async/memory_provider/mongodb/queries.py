@@ -18,6 +18,7 @@ from memorizz_async.memory_provider.mongodb.filters import (
 )
 from memorizz_async.memory_provider.mongodb.pipelines import MAX_CANDIDATES
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope
+from memorizz_async.redaction import describe
 from memorizz_async.validation import checked_limit, checked_query
 from memorizz_async.vectors import Vector, checked_vector
 
@@ -87,7 +88,9 @@ def queries_of(
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
         raise InvalidInputError(
-            "Queries of a batch share a key", seen=", ".join(repeated), fix="give each its own"
+            "Queries of a batch share a key",
+            seen=", ".join(map(describe, repeated)),
+            fix="give each its own",
         )
     return checked
 
@@ -97,7 +100,7 @@ def _consistency(value: Any) -> Consistency:
     for consistency in allowed:
         if value == consistency:
             return consistency
-    raise InvalidInputError("consistency must be 'session' or 'strong'", seen=repr(value))
+    raise InvalidInputError("consistency must be 'session' or 'strong'", seen=describe(value))
 
 
 def _query(
@@ -111,17 +114,17 @@ def _query(
     if unknown:
         raise InvalidInputError(
             "A query has keys that do not exist",
-            seen=", ".join(map(str, unknown)),
+            seen=", ".join(map(describe, unknown)),
             fix=f"use only {', '.join(_KNOWN)}",
         )
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
     if not isinstance(key, str) or not key:
-        raise InvalidInputError("A query needs a key, a non-empty string", seen=repr(key))
+        raise InvalidInputError("A query needs a key, a non-empty string", seen=describe(key))
     mode = _mode(entry.get("mode"))
     if text is not None or embedding is None or mode in ("hybrid", "text"):
         text = checked_query(text)
     if "memory_type" not in entry:
-        raise InvalidInputError(f"The query {key!r} names no memory_type")
+        raise InvalidInputError(f"The query {describe(key)} names no memory_type")
     memory_type = memory_type_of(entry["memory_type"])
     limit = checked_limit(entry.get("limit", 5))
     return Query(
@@ -151,7 +154,7 @@ def _mode(value: Any) -> RecallMode | None:
         return mode
     raise InvalidInputError(
         "The mode is not one that exists",
-        seen=repr(value),
+        seen=describe(value),
         fix=f"use one of {', '.join(get_args(RecallMode))}, or leave it out",
     )
 
@@ -171,6 +174,6 @@ def _candidates(given: Any, limit: int, exact: Any) -> int | None:
     ):
         raise InvalidInputError(
             f"num_candidates must be a whole number from the limit to {MAX_CANDIDATES}",
-            seen=f"{given!r} with a limit of {limit}",
+            seen=f"{describe(given)} with a limit of {limit}",
         )
     return given

@@ -16,6 +16,7 @@ from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError, StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.memory_provider.mongodb.spoken import content_of
+from memorizz_async.redaction import describe
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
 Row = dict[str, Any]
@@ -41,7 +42,7 @@ def draft(memory: str | Mapping[str, Any]) -> Row:
     if not (content and content.strip()) and fields.get("embedding") is None:
         raise InvalidInputError(
             "A memory needs content or an embedding: without both it could never be recalled",
-            seen=f"the fields {', '.join(fields) or 'none'}",
+            seen=f"the fields {', '.join(map(describe, fields)) or 'none'}",
             fix="pass content='…'",
         )
     _check_importance(fields.get("importance"))
@@ -56,7 +57,7 @@ def check_names(fields: Row) -> None:
     for name in fields:
         if not isinstance(name, str) or not name or name.startswith("$") or "\0" in name:
             raise InvalidInputError(
-                "A field of a memory has a name that MongoDB does not take", seen=repr(name)
+                "A field of a memory has a name that MongoDB does not take", seen=describe(name)
             )
 
 
@@ -65,7 +66,9 @@ def _check_importance(importance: Any) -> None:
         return
     valid = isinstance(importance, int | float) and not isinstance(importance, bool)
     if not valid or not 0 <= importance <= 1:
-        raise InvalidInputError("importance must be a number from 0 to 1", seen=repr(importance))
+        raise InvalidInputError(
+            "importance must be a number from 0 to 1", seen=describe(importance)
+        )
 
 
 def _check_expiry(expires_at: Any) -> None:
@@ -82,7 +85,9 @@ def _check_identity(row_id: Any, dedup_key: Any) -> None:
     if dedup_key is None:
         return
     if not isinstance(dedup_key, str) or not dedup_key:
-        raise InvalidInputError("dedup_key must be a non-empty string", seen=repr(dedup_key))
+        raise InvalidInputError(
+            "dedup_key must be a non-empty string", seen=f"a {type(dedup_key).__name__}"
+        )
     if row_id is not None:
         # Another row under this _id would be taken for this one, and this one would be lost.
         raise InvalidInputError(
@@ -107,7 +112,7 @@ def check_storable(fields: Row) -> None:
         )
     name = next(name for name, value in storable.items() if _bson_size({name: value}) is None)
     raise InvalidInputError(
-        f"The field {name!r} of a memory holds a value that MongoDB cannot store",
+        f"The field {describe(name)} of a memory holds a value that MongoDB cannot store",
         seen=f"a {type(storable.get(name)).__name__}",  # never the value: it is the user's
         fix="use strings (valid Unicode), numbers of at most 64 bits, datetimes, lists, and "
         "mappings with strings as keys",

@@ -22,6 +22,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
     stored_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
+from memorizz_async.redaction import describe
 from memorizz_async.vectors import stored_vector, to_bson
 
 EmbeddingForm = Literal["bindata", "array"]
@@ -52,7 +53,7 @@ def check_owner(changes: Mapping[str, Any], scope: Scope, *, gives: bool = False
         if name.startswith(("memory_id.", "user_id.")):
             raise InvalidInputError(
                 "A change names a part of a memory_id or a user_id, which are texts",
-                seen=repr(name),
+                seen=describe(name),
                 fix="name the whole field",
             )
     whose = (scope.memory_id, scope.user_id)

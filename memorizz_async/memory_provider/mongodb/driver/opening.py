@@ -22,7 +22,7 @@ from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
 from memorizz_async.memory_provider.mongodb.driver.translation import bad_uri, translate
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
-from memorizz_async.redaction import option_name, redact_uri, shown
+from memorizz_async.redaction import describe, option_name, redact_uri
 
 
 def installed_driver(config: MongoDBConfig) -> str:
@@ -64,7 +64,7 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
             )
             client = await asyncio.to_thread(opened)
     except (driver_errors.PyMongoError, ValueError, TypeError, OSError, ImportError) as error:
-        failure = bad_uri(error)
+        failure = bad_uri(redact_uri(address), error)
     else:
         driver = MotorDriver if name == "motor" else MongoDriver
         return driver(client, effective, shown_address)
@@ -108,7 +108,7 @@ def _check_options(config: MongoDBConfig) -> None:
         except (driver_errors.PyMongoError, ValueError, TypeError, OSError):
             raise ConfigurationError(
                 "client_options has an option that the driver does not take",
-                seen=shown(name),
+                seen=describe(name),
                 fix="correct its name or its value: options are named as by PyMongo",
             ) from None
     if config.driver_option("waitQueueTimeoutMS") is not None:
@@ -143,7 +143,7 @@ def blocking_command(
         name = f"command {next(iter(command))!r}"
         failure = translate(error, name, redact_uri(address), milliseconds, None)
     except (ValueError, TypeError) as error:
-        failure = bad_uri(error)
+        failure = bad_uri(redact_uri(address), error)
     finally:
         if client is not None:
             client.close()

@@ -95,7 +95,7 @@ _CODES: dict[int, tuple[str, str]] = {
     17419: ("BSONObjectTooLarge", "the row would be larger than MongoDB takes"),
     31082: ("SearchNotEnabled", "this server has no search"),
 }
-"""The name of a code, and what has happened. The server's own words quote rows, queries and keys."""
+"""The name of a code, and what it means. The server's own words quote rows, queries and keys."""
 
 _PHRASES = (
     # Of mongot, which has one code for everything.
@@ -167,7 +167,7 @@ def translate(  # noqa: PLR0911 - one return a kind of error is the table itself
                 fix='start the server, correct the address, or use uri="local"',
             )
         case driver_errors.ConfigurationError() | driver_errors.InvalidURI():
-            return bad_uri(error)
+            return bad_uri(address, error)
         case driver_errors.PyMongoError() if (error.timeout or code in _TIMEOUT_CODES) and deadline:
             return deadline.exceeded(operation, seen)
         case driver_errors.OperationFailure() if code in _AUTHENTICATION_CODES:
@@ -225,10 +225,12 @@ def refusal_of(entry: Mapping[str, Any]) -> Refusal:
     return Refusal(code, reason_of(code, entry.get("codeName")), same_id)
 
 
-def bad_uri(error: Exception) -> InvalidURIError:
-    """For what a driver does not take. It may quote a part of the password as a host or a port."""
+def bad_uri(address: str, error: Exception) -> InvalidURIError:
+    """For an address that a driver does not take. address: as it may be shown."""
     return InvalidURIError(
-        "The driver cannot use the address of the database", seen=seen_of(error), fix=HOW_TO_WRITE
+        f"The address of the database cannot be read: {address}",
+        seen=seen_of(error),
+        fix=HOW_TO_WRITE,
     )
 
 

@@ -10,6 +10,7 @@ from memorizz_async.errors import InvalidFilterError
 from memorizz_async.memory_provider.mongodb.pipelines import alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
 from memorizz_async.memory_provider.mongodb.rows import check_storable
+from memorizz_async.redaction import describe
 
 Where = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Fields and the values that they must equal; of several such mappings any one. None is no
@@ -54,7 +55,7 @@ def _field(name: Any) -> str:
         return name
     raise InvalidFilterError(
         "A condition names no field of a row",
-        seen=repr(name),
+        seen=describe(name),
         fix='write {"name": "value"}; operators are not taken here',
     )
 

@@ -14,6 +14,7 @@ from memorizz_async.memory_provider.mongodb.protocol import (
     WriteOutcome,
 )
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
+from memorizz_async.redaction import describe_id
 
 
 class Changing(ProviderCore):
@@ -62,7 +63,7 @@ class Changing(ProviderCore):
         return DuplicateMemoryError(
             f"{self._collections[kind]!r} holds another row with this _id, or one that a unique "
             "index knows",
-            seen=row_id,
+            seen=None if row_id is None else describe_id(row_id),
             fix="leave _id out, or name the tenant whose row it is",
             code=refusal.code,
         )

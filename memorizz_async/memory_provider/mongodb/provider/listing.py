@@ -18,6 +18,7 @@ from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.rows import Row, public_row, stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import as_stored
+from memorizz_async.redaction import describe
 from memorizz_async.slices import in_slices
 
 
@@ -137,7 +138,7 @@ def _count(name: str, value: int | None, least: int) -> int:
         return 0
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InvalidInputError(
-            f"{name} must be a whole number of at least {least}", seen=repr(value)
+            f"{name} must be a whole number of at least {least}", seen=describe(value)
         )
     return value
 

@@ -18,6 +18,7 @@ from memorizz_async.memory_provider.mongodb.reembedding.report import (
 )
 from memorizz_async.memory_provider.mongodb.reembedding.run import BATCH_SIZE, reembed
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
+from memorizz_async.redaction import describe
 from memorizz_async.validation import checked_limit
 
 
@@ -98,7 +99,7 @@ class Maintaining(ProviderCore):
         """
         if on_unembeddable not in ("raise", "drop_vector"):
             raise InvalidInputError(
-                "on_unembeddable must be 'raise' or 'drop_vector'", seen=repr(on_unembeddable)
+                "on_unembeddable must be 'raise' or 'drop_vector'", seen=describe(on_unembeddable)
             )
         kinds = list(MemoryType) if memory_types is None else [*map(memory_type_of, memory_types)]
         types: dict[str, str] = {}

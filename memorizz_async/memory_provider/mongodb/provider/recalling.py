@@ -14,6 +14,7 @@ from memorizz_async.memory_provider.mongodb.queries import queries_of
 from memorizz_async.memory_provider.mongodb.rows import stored_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.vector_search.waiting import wait_until_searchable
+from memorizz_async.redaction import describe
 from memorizz_async.results import BatchResults, Hits
 from memorizz_async.vectors import EmbeddingLike
 
@@ -101,7 +102,9 @@ class Recalling(ProviderCore):
         Raises InvalidInputError before anything is sent, and as said above.
         """
         if on_error not in ("raise", "partial"):
-            raise InvalidInputError("on_error must be 'raise' or 'partial'", seen=repr(on_error))
+            raise InvalidInputError(
+                "on_error must be 'raise' or 'partial'", seen=describe(on_error)
+            )
         batch = queries_of(
             queries, dimensions=self.config.dimensions, filter_fields=self._filter_fields
         )
