@@ -37,7 +37,6 @@ class Address:
     """
 
     scheme: str
-    user: str
     credentials: bool
     hosts: str
     path: str
@@ -65,7 +64,7 @@ def parse_address(uri: str) -> Address:
     before, _, query = rest.partition("?")
     authority, _, path = before.partition("/")
     userinfo, at, hosts = authority.rpartition("@")
-    user, colon, password = userinfo.partition(":")
+    user, _, password = userinfo.partition(":")
     if "@" in userinfo or ":" in password or "@" in path or _has_blank(before):
         raise _invalid("a character that must be percent-encoded")
     if at and not user:
@@ -75,9 +74,7 @@ def parse_address(uri: str) -> Address:
     database = unquote_plus(path)
     if _NOT_IN_A_DATABASE & set(database):
         raise _invalid("a path that is not the name of a database")
-    return Address(
-        scheme, user if colon else "", bool(at), hosts, database, tuple(_options_of(query))
-    )
+    return Address(scheme, bool(at), hosts, database, tuple(_options_of(query)))
 
 
 def _options_of(query: str) -> list[tuple[str, str]]:

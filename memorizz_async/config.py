@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from memorizz_async.address import SCHEMES, Address, parse_address
 from memorizz_async.errors import ConfigurationError, InvalidURIError
-from memorizz_async.redaction import describe, option_name, redact_uri
+from memorizz_async.redaction import describe, describe_id, option_name, redact_uri
 
 DriverName = Literal["auto", "motor", "pymongo"]
 Similarity = Literal["cosine", "dotProduct", "euclidean"]
@@ -266,8 +266,8 @@ class MongoDBConfig(_Keywords, _Positional):
         if address.database not in (None, self.db_name) and not _is_default(self.db_name):
             raise ConfigurationError(
                 "The address names another database than db_name",
-                seen=f"{describe(address.database)} in the address, "
-                f"db_name={describe(self.db_name)}",
+                seen=f"{describe_id(address.database)} in the address, "
+                f"{describe_id(self.db_name)} in db_name",
                 fix="name it once; where users are defined is said by ?authSource=…",
             )
         given: dict[str, Any] = {n.lower(): value for n, value in self.client_options.items()}

@@ -66,9 +66,8 @@ _OPTIONS = {
 }
 """Options that are shown by name, and the values that are shown of them."""
 
-_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.-]{0,31}")
+_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.-]{0,31}|\d{1,3}|")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_USER = re.compile(r"[A-Za-z0-9._%-]{1,64}")
 _DATABASE = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _LONGEST_NUMBER = 64
 """Bits: Python refuses to write a very long one."""
@@ -95,8 +94,7 @@ def redact_uri(uri: str) -> str:
 
 
 def _shown_address(address: Address, rest: str) -> str:
-    user = f"{address.user}:" if _USER.fullmatch(address.user) else ""
-    who = f"{user}{HIDDEN}@" if address.credentials else ""
+    who = f"{HIDDEN}@" if address.credentials else ""
     before, question, _ = rest.partition("?")
     slash = "/" if "/" in before else ""
     path = address.path if _DATABASE.fullmatch(address.path) else HIDDEN if address.path else ""
@@ -130,7 +128,7 @@ def describe(value: Any) -> str:
         return repr(value)
     if type(value) is int and value.bit_length() <= _LONGEST_NUMBER:
         return repr(value)
-    if type(value) is str and (not value or _NAME.fullmatch(value)):
+    if type(value) is str and _NAME.fullmatch(value):
         return repr(value)
     return f"a {type(value).__name__}"
 
