@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 import bson
-from bson import ObjectId
+from bson import Binary, ObjectId
+from bson.binary import UUID_SUBTYPE
 from bson.errors import BSONError
 
 from memorizz_async.enums import MemoryType, memory_type_of
@@ -190,6 +191,8 @@ def stored_ids(row_id: Any) -> list[Any]:
 
 def public_id(row_id: Any) -> str:
     """The id as it leaves the API: always a string."""
+    if isinstance(row_id, Binary) and row_id.subtype == UUID_SUBTYPE:
+        return str(row_id.as_uuid())
     return str(row_id)
 
 

@@ -12,11 +12,12 @@ import functools
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 import pymongo
 from bson import Timestamp
+from bson.binary import Binary, UuidRepresentation
 from pymongo import errors as driver_errors
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -24,6 +25,7 @@ from pymongo.read_preferences import ReadPreference
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import ServerUnavailableError
+from memorizz_async.memory_provider.mongodb.codec import codec_options
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
     CHANGE_CODEC,
@@ -52,6 +54,7 @@ R = TypeVar("R")
 
 PRIMARY = ReadPreference.PRIMARY
 _WATCHING = "watching for changes"
+_WRITES = frozenset({"insert_many", "write_many", "update_many", "find_and_update", "delete_many"})
 _ROWS_A_BATCH = 500
 """The driver decodes a batch in one go, on the loop."""
 _CLOSE_S = 1.0
@@ -73,7 +76,8 @@ def mapped(
             await driver._find_server(deadline)
             return await method(*args, **kwargs)
         except DRIVERS_OWN as error:
-            failure = driver._failure(error, method.__name__, deadline)
+            writes = method.__name__ in _WRITES
+            failure = driver._failure(error, method.__name__, deadline, writes=writes)
         raise failure
 
     wrapper.__dict__["maps_errors"] = True
@@ -91,7 +95,10 @@ class MongoDriver:
         # The primary, whatever the address says: we read our own writes, and decide by them.
         self._database = client.get_database(config.db_name, read_preference=PRIMARY)
         self._selection_ms = config.server_selection_timeout_ms
+        # The driver forgets these two where an operation has a deadline.
         self._socket_ms = _milliseconds(config.driver_option("socketTimeoutMS"))
+        self._write_ms = _milliseconds(config.driver_option("wTimeoutMS"))
+        self._uuids = codec_options(config).uuid_representation
 
     def knows_a_server(self) -> bool:
         known: bool = self._client.topology_description.has_readable_server(PRIMARY)
@@ -118,19 +125,17 @@ class MongoDriver:
                 query, projection, limit=limit, skip=skip, sort=list(sort) or None,
                 batch_size=_ROWS_A_BATCH,
             )  # fmt: skip
-            rows: list[Document] = await cursor.to_list(None)
-            return rows
+            return self._with_stored_ids(await cursor.to_list(None))
 
     @mapped
     async def aggregate(
         self, collection: str, pipeline: Sequence[Document], *, deadline: Deadline
     ) -> list[Document]:
         operation = f"aggregate on {collection!r}"
-        rows: list[Document]
         if not any("$vectorSearch" in stage for stage in pipeline[:1]):
             with self._bounded(operation, deadline):
                 rows = await (await self._aggregate(collection, pipeline)).to_list(None)
-                return rows
+                return self._with_stored_ids(rows)
         # A mongot that is down is HostUnreachable, and under pymongo.timeout a driver tries that
         # again and again until the deadline is over, where somebody else could have answered.
         left_s = deadline.remaining_s(operation)
@@ -138,7 +143,7 @@ class MongoDriver:
             async with asyncio.timeout(left_s):
                 options = {"maxTimeMS": math.ceil(left_s * 1000)}
                 rows = await (await self._aggregate(collection, pipeline, **options)).to_list(None)
-                return rows
+                return self._with_stored_ids(rows)
         except TimeoutError as error:
             raise deadline.exceeded(operation) from error
 
@@ -248,7 +253,7 @@ class MongoDriver:
     async def insert_many(
         self, collection: str, rows: Sequence[Document], *, deadline: Deadline
     ) -> InsertOutcome:
-        with self._bounded(f"insert into {collection!r}", deadline):
+        with self._bounded(f"insert into {collection!r}", deadline, writes=True):
             target = self._database[collection]
             async with await self._start_session() as session:
                 refused: dict[int, Refusal] = {}
@@ -266,7 +271,7 @@ class MongoDriver:
         self, collection: str, writes: Sequence[Write], *, ordered: bool = True, deadline: Deadline
     ) -> WriteOutcome:
         operations = [operation_of(write) for write in writes]
-        with self._bounded(f"writing to {collection!r}", deadline):
+        with self._bounded(f"writing to {collection!r}", deadline, writes=True):
             target = self._database[collection]
             async with await self._start_session() as session:
                 try:
@@ -287,7 +292,7 @@ class MongoDriver:
         *,
         deadline: Deadline,
     ) -> int:
-        with self._bounded(f"update of {collection!r}", deadline):
+        with self._bounded(f"update of {collection!r}", deadline, writes=True):
             result = await self._database[collection].update_many(query, update)
             return int(result.matched_count)
 
@@ -301,7 +306,7 @@ class MongoDriver:
         upsert: bool = False,
         deadline: Deadline,
     ) -> Document | None:
-        with self._bounded(f"update of {collection!r}", deadline):
+        with self._bounded(f"update of {collection!r}", deadline, writes=True):
             row: Document | None = await self._database[collection].find_one_and_update(
                 query, update, upsert=upsert, return_document=pymongo.ReturnDocument.AFTER
             )
@@ -309,7 +314,7 @@ class MongoDriver:
 
     @mapped
     async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int:
-        with self._bounded(f"deleting from {collection!r}", deadline):
+        with self._bounded(f"deleting from {collection!r}", deadline, writes=True):
             result = await self._database[collection].delete_many(query)
             return int(result.deleted_count)
 
@@ -375,19 +380,38 @@ class MongoDriver:
             await self._client.admin.command({"ping": 1}, read_preference=PRIMARY)
 
     @contextmanager
-    def _bounded(self, operation: str, deadline: Deadline) -> Iterator[None]:
-        left_s = deadline.remaining_s(operation)
-        if self._socket_ms is not None:  # the driver forgets it where there is a timeout
-            left_s = min(left_s, self._socket_ms / 1000)
-        with pymongo.timeout(left_s):
+    def _bounded(
+        self, operation: str, deadline: Deadline, *, writes: bool = False
+    ) -> Iterator[None]:
+        with pymongo.timeout(self._limited(deadline, writes).remaining_s(operation)):
             yield
 
-    def _failure(self, error: Exception, operation: str, deadline: Deadline | None) -> Exception:
+    def _limited(self, deadline: Deadline, writes: bool) -> Deadline:
+        """The deadline, or what socketTimeoutMS or wTimeoutMS of the address leave of it."""
+        limits = (self._socket_ms, self._write_ms if writes else None)
+        for limit_ms in limits:
+            if limit_ms is not None and limit_ms < deadline.budget_ms:
+                deadline = Deadline(min(deadline.at, Deadline.after(limit_ms).at), limit_ms)
+        return deadline
+
+    def _failure(
+        self, error: Exception, operation: str, deadline: Deadline | None, *, writes: bool = False
+    ) -> Exception:
         """What to raise for a driver's error, outside of the `except` that caught it."""
         selecting = isinstance(error, driver_errors.ServerSelectionTimeoutError)
-        if deadline is not None and self._socket_ms is not None and not selecting:
-            deadline = replace(deadline, budget_ms=min(deadline.budget_ms, self._socket_ms))
+        if deadline is not None and not selecting:
+            deadline = self._limited(deadline, writes)
         return translate(error, operation, self.address, self._selection_ms, deadline)
+
+    def _with_stored_ids(self, rows: list[Document]) -> list[Document]:
+        """Ids as they are stored, whatever `uuidRepresentation` is: batches and change streams have
+        them so, and rows are matched by them.
+        """
+        if self._uuids != UuidRepresentation.UNSPECIFIED:
+            for row in rows:
+                if isinstance(row.get("_id"), UUID):
+                    row["_id"] = Binary.from_uuid(row["_id"], self._uuids)
+        return rows
 
 
 def _milliseconds(value: Any) -> int | None:
