@@ -75,6 +75,7 @@ _CODES: dict[int, tuple[str, str]] = {
     136: ("CappedPositionLost", "rows were overwritten while they were read"),
     166: ("CommandNotSupportedOnView", "the collection is a view, which cannot be changed"),
     167: ("OptionNotSupportedOnView", "the collection is a view"),
+    171: ("CannotIndexParallelArrays", "an index cannot take a row with two lists"),
     189: ("PrimarySteppedDown", "another member becomes the primary"),
     241: ("ConversionFailure", "a value cannot be converted"),
     280: ("ChangeStreamFatalError", "the change stream cannot go on"),
@@ -92,6 +93,9 @@ _CODES: dict[int, tuple[str, str]] = {
     13435: ("NotPrimaryNoSecondaryOk", "the server is not the primary"),
     13436: ("NotPrimaryOrSecondary", "the server is recovering"),
     14031: ("OutOfDiskSpace", "the disk of the server is full"),
+    16755: ("CannotExtractGeoKeys", "a geospatial index of the collection cannot take the row"),
+    17261: ("BadLanguage", "the text index needs a text in the field language"),
+    17262: ("BadLanguage", "the text index does not know what the field language of a row says"),
     17419: ("BSONObjectTooLarge", "the row would be larger than MongoDB takes"),
     31082: ("SearchNotEnabled", "this server has no search"),
 }
@@ -187,7 +191,7 @@ def translate(  # noqa: PLR0911 - one return a kind of error is the table itself
             )
         case driver_errors.InvalidOperation() if "after close" in str(error).lower():
             return ClosedError(f"The provider was closed during an operation ({operation})")
-        case UnicodeError() | OverflowError():
+        case UnicodeError() | OverflowError() | bson.errors.InvalidDocument():
             return InvalidInputError(
                 f"A value cannot be sent to MongoDB ({operation})", seen=type(error).__name__
             )
