@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -22,8 +24,20 @@ from memorizz_async import (
     ServerUnavailableError,
 )
 
-KB, TURNS = MemoryType.LONG_TERM_MEMORY, MemoryType.CONVERSATION_MEMORY
+# Both drivers leave the socket of a connect that is cut half-way to the garbage collector.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+)
+
+KB = MemoryType.LONG_TERM_MEMORY
 DRIVERS = pytest.mark.parametrize("driver", ["pymongo", "motor"])
+
+
+@pytest.fixture(autouse=True)
+def _collect_sockets() -> Iterator[None]:
+    """Here and not in a later module."""
+    yield
+    gc.collect()
 
 
 class Listener(monitoring.CommandListener, monitoring.ConnectionPoolListener):

@@ -68,7 +68,10 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
     else:
         driver = MotorDriver if name == "motor" else MongoDriver
         return driver(client, effective, shown_address)
-    raise failure  # here, so that the driver's words, which may hold a secret, are no context of it
+    try:  # here, so that the driver's words, which may hold a secret, are no context of it
+        raise failure
+    finally:
+        del failure
 
 
 def _client_options(config: MongoDBConfig) -> dict[str, Any]:
@@ -147,4 +150,7 @@ def blocking_command(
     finally:
         if client is not None:
             client.close()
-    raise failure  # here, so that what the driver raised is no context of it
+    try:  # here, so that what the driver raised is no context of it
+        raise failure
+    finally:
+        del failure

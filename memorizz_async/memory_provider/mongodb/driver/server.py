@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
@@ -72,13 +72,12 @@ def mapped(
         assert isinstance(driver, MongoDriver)
         deadline = kwargs["deadline"]
         assert isinstance(deadline, Deadline)
-        try:
+
+        async def attempt() -> R:
             await driver._find_server(deadline)
             return await method(*args, **kwargs)
-        except DRIVERS_OWN as error:
-            writes = method.__name__ in _WRITES
-            failure = driver._failure(error, method.__name__, deadline, writes=writes)
-        raise failure
+
+        return await driver._translated(attempt, method.__name__, deadline)
 
     wrapper.__dict__["maps_errors"] = True
     return wrapper
@@ -166,32 +165,31 @@ class MongoDriver:
         cursor: Any = None
         session: Any = None
         try:
-            failure: Exception | None = None
-            try:
+
+            async def find_server() -> None:
                 await self._find_server(deadline)
-                source, options = self._database[collection], {}
-                if after is not None:
-                    session = await self._start_session()
-                    session.advance_operation_time(after)
-                    options["session"] = session
-                    source = source.with_options(read_concern=ReadConcern("majority"))
-                cursor = source.find_raw_batches(
-                    query, projection, batch_size=batch_size, **options
-                )
-            except DRIVERS_OWN as error:
-                failure = self._failure(error, operation, deadline)
-            while failure is None:
+
+            await self._translated(find_server, operation, deadline)
+            source, options = self._database[collection], {}
+            if after is not None:
+                session = await self._translated(self._start_session, operation, deadline)
+                session.advance_operation_time(after)
+                options["session"] = session
+                source = source.with_options(read_concern=ReadConcern("majority"))
+            cursor = source.find_raw_batches(query, projection, batch_size=batch_size, **options)
+
+            async def next_batch() -> bytes:
+                # Entered anew for each batch: a context must not stay open across a yield.
+                with self._bounded(operation, deadline):
+                    batch: bytes = await cursor.next()
+                    return batch
+
+            while True:
                 try:
-                    # Entered anew for each batch: a context must not stay open across a yield.
-                    with self._bounded(operation, deadline):
-                        batch: bytes = await cursor.next()
+                    batch = await self._translated(next_batch, operation, deadline)
                 except StopAsyncIteration:
                     return
-                except DRIVERS_OWN as error:
-                    failure = self._failure(error, operation, deadline)
-                else:
-                    yield batch
-            raise failure
+                yield batch
         finally:
             try:
                 if cursor is not None:
@@ -213,30 +211,27 @@ class MongoDriver:
         """
         stream: Any = None
         try:
-            failure: Exception | None = None
-            try:
+
+            async def opened() -> Any:
                 await self._find_server(Deadline.after(self._selection_ms))
-                stream = await self._open_stream(pipeline, resume_after)
-            except DRIVERS_OWN as error:
-                failure = self._failure(error, _WATCHING, None)
-            if failure is not None:
-                raise failure
+                return await self._open_stream(pipeline, resume_after)
+
+            async def changes() -> list[Document]:
+                async with asyncio.timeout(change_stream.CHANGES_SILENCE_S):
+                    return await self._next_changes(stream)
+
+            stream = await self._translated(opened, _WATCHING, None)
             token = stream.resume_token
             # It opens at the first time that has not been: what will happen then is yet to come.
             yield ChangeBatch((), token, just_before(time_of(token)))
             while True:
                 try:
-                    async with asyncio.timeout(change_stream.CHANGES_SILENCE_S):
-                        events = await self._next_changes(stream)
-                except DRIVERS_OWN as error:
-                    failure = self._failure(error, _WATCHING, None)
+                    events = await self._translated(changes, _WATCHING, None)
                 except TimeoutError as error:
                     raise ServerUnavailableError(
                         f"The change stream from {self.address} went silent",
                         seen=f"no answer for {change_stream.CHANGES_SILENCE_S:g} s",
                     ) from error
-                if failure is not None:
-                    raise failure
                 more = len(events) >= change_stream.CHANGES_A_BATCH
                 if not events and stream.resume_token == token:
                     yield ChangeBatch((), token, None)
@@ -394,14 +389,25 @@ class MongoDriver:
                 deadline = Deadline(min(deadline.at, Deadline.after(limit_ms).at), limit_ms)
         return deadline
 
-    def _failure(
-        self, error: Exception, operation: str, deadline: Deadline | None, *, writes: bool = False
-    ) -> Exception:
-        """What to raise for a driver's error, outside of the `except` that caught it."""
-        selecting = isinstance(error, driver_errors.ServerSelectionTimeoutError)
-        if deadline is not None and not selecting:
-            deadline = self._limited(deadline, writes)
-        return translate(error, operation, self.address, self._selection_ms, deadline)
+    async def _translated(
+        self, attempt: Callable[[], Awaitable[R]], operation: str, deadline: Deadline | None
+    ) -> R:
+        """The result of an attempt; what the driver raises becomes an error of ours.
+
+        Ours is raised outside of the `except`: the driver's quotes rows and queries, and would be
+        its context.
+        """
+        try:
+            return await attempt()
+        except DRIVERS_OWN as error:
+            selecting = isinstance(error, driver_errors.ServerSelectionTimeoutError)
+            if deadline is not None and not selecting:
+                deadline = self._limited(deadline, writes=operation in _WRITES)
+            failure = translate(error, operation, self.address, self._selection_ms, deadline)
+        try:
+            raise failure
+        finally:
+            del failure  # it holds this frame, and this frame would hold it
 
     def _with_stored_ids(self, rows: list[Document]) -> list[Document]:
         """Ids as they are stored, whatever `uuidRepresentation` is: batches and change streams have
