@@ -5,6 +5,7 @@ The first source that names a value wins, in that order. Nothing here opens a co
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +14,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from memorizz_async.errors import ConfigurationError
-from memorizz_async.redaction import redact_uri
+from memorizz_async.address import SCHEMES, Address, parse_address
+from memorizz_async.errors import ConfigurationError, InvalidURIError
+from memorizz_async.redaction import describe_id, option_name, redact_uri, shown
 from memorizz_async.validation import (
     checked_choice,
     checked_count,
@@ -22,7 +24,6 @@ from memorizz_async.validation import (
     checked_mapping,
     checked_text,
     is_unicode,
-    shown,
 )
 
 DriverName = Literal["auto", "motor", "pymongo"]
@@ -43,6 +44,39 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "fusion": ("zscore", "rrf"),
 }
 _ERROR = ConfigurationError
+
+
+class _DefaultInt(int):
+    """A number that was not set: what the address says holds in its place."""
+
+
+class _DefaultStr(str):
+    """A text that was not set: what the address says holds in its place."""
+
+    __slots__ = ()
+
+
+_DEFAULTS: dict[str, _DefaultInt | _DefaultStr] = {
+    "db_name": _DefaultStr("memorizz"),
+    "timeout_ms": _DefaultInt(30_000),
+    "server_selection_timeout_ms": _DefaultInt(5_000),
+    "max_pool_size": _DefaultInt(100),
+}
+_OPTION_OF = {
+    "timeout_ms": "timeoutMS",
+    "server_selection_timeout_ms": "serverSelectionTimeoutMS",
+    "max_pool_size": "maxPoolSize",
+}
+"""Settings that an option of the driver sets too."""
+_UNLIMITED_POOL = 1_000_000
+"""What `maxPoolSize=0` means."""
+_NOT_FOR_USERS = frozenset(
+    {
+        "_connect", "connect", "datetime_conversion", "document_class", "driver", "fsync", "host",
+        "io_loop", "port", "type_registry", "tz_aware", "tzinfo", "unicode_decode_error_handler",
+    }
+)  # fmt: skip
+"""Options of the driver that this package sets itself, or whose results it could not read."""
 _NOT_IN_A_NAME = frozenset('/\\. "$\0')
 _AT_LEAST_ONE = (
     "timeout_ms",
@@ -100,9 +134,9 @@ class _Keywords:
     """The settings that are named, never positional."""
 
     driver: DriverName = "auto"
-    timeout_ms: int = 30_000
-    server_selection_timeout_ms: int = 5_000
-    max_pool_size: int = 100
+    timeout_ms: int = _DefaultInt(30_000)
+    server_selection_timeout_ms: int = _DefaultInt(5_000)
+    max_pool_size: int = _DefaultInt(100)
     similarity: Similarity = "cosine"
     dimensions: int | None = None
     search_strategy: SearchStrategy = "auto"
@@ -116,12 +150,13 @@ class _Keywords:
     filter_fields: FilterFields = ()
     embedding_cache: bool = False
     embedding_cache_ttl_s: int = 30 * 24 * 3600
+    client_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class _Positional:
     uri: str | None = None
-    db_name: str = "memorizz"
+    db_name: str = _DefaultStr("memorizz")
 
 
 @dataclass(frozen=True)
@@ -129,13 +164,16 @@ class MongoDBConfig(_Keywords, _Positional):
     """Where the database is and how to talk to it.
 
     uri: `mongodb://…`, `mongodb+srv://…`, `local`, `local:///a/folder` or `memory://`. Left out, it
-        is `MONGODB_URI` from the environment or `.env`, else `local`.
-    db_name: the database.
+        is `MONGODB_URI` from the environment or `.env`, else `local`. Its options hold; an option
+        and a setting of this class that differ are an error.
+    db_name: the database. Left out, it is the one that the address names, else `memorizz`.
     driver: `auto` takes Motor where it is installed and PyMongo Async otherwise.
     timeout_ms: the deadline of one operation, in milliseconds, on the server too. Each method takes
-        one of its own.
-    server_selection_timeout_ms: how long to look for a server before the error.
-    max_pool_size: connections per client; a client serves one event loop.
+        one of its own. Left out, it is `timeoutMS` of the address, else 30,000.
+    server_selection_timeout_ms: how long to look for a server before the error. Left out, it is
+        `serverSelectionTimeoutMS` of the address, else 5,000.
+    max_pool_size: connections per client; a client serves one event loop. Left out, it is
+        `maxPoolSize` of the address, else 100.
     similarity: how vectors are compared: `cosine`, `dotProduct` or `euclidean`.
     dimensions: the length of every vector. Left out, it is the embedder's.
     search_strategy: `auto` asks the server; `atlas`, `resident` and `scan` say it outright.
@@ -157,6 +195,8 @@ class MongoDBConfig(_Keywords, _Positional):
     embedding_cache: keep what was embedded in the collection `embedding_cache`, too, so that a
         restart computes no text again; vectors by digests, never the texts.
     embedding_cache_ttl_s: how long a vector is kept there, in seconds.
+    client_options: more options for the driver's client, by PyMongo's names: `server_api`,
+        `event_listeners`, `auto_encryption_opts`, `tls`, …
     """
 
     def __post_init__(self) -> None:
@@ -164,7 +204,7 @@ class MongoDBConfig(_Keywords, _Positional):
             checked_choice(f"The setting {name!r}", getattr(self, name), allowed, error=_ERROR)
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
-            if value is None and name == "dimensions":
+            if _is_default(value) or (value is None and name == "dimensions"):
                 continue
             checked_count(f"The setting {name!r}", value, error=_ERROR)
         for name in ("keep_local_server", "embedding_cache"):
@@ -179,7 +219,7 @@ class MongoDBConfig(_Keywords, _Positional):
         if _NOT_IN_A_NAME & set(self.db_name):
             raise ConfigurationError(
                 "The database has a name that MongoDB does not take",
-                seen=repr(self.db_name),
+                seen=shown(self.db_name),
                 fix='leave out blanks and the characters / \\ . " $',
             )
         checked_mapping("collections", self.collections, error=_ERROR)
@@ -189,14 +229,115 @@ class MongoDBConfig(_Keywords, _Positional):
                 raise ConfigurationError(
                     "A collection has a name that MongoDB does not take", fix="leave out $"
                 )
+        self._check_client_options()
         for path in _paths(self.filter_fields):
             _check_path(path)
         if self.dimensions is not None:
             check_quantization(self.quantization, self.dimensions)
+        self._take_from_address()
 
     def resolved_uri(self) -> str:
         """The address in force: the argument, else `MONGODB_URI`, else `local`."""
         return self.uri or setting("MONGODB_URI") or DEFAULT_URI
+
+    def for_address(self, address: str) -> MongoDBConfig:
+        """The configuration with what this address says where it was not set here.
+
+        Raises:
+            InvalidURIError: The address cannot be read.
+            ConfigurationError: The address, this configuration and its `client_options` contradict
+                each other; the message names both.
+        """
+        parsed = parse_address(address)
+        self._check_agreement(parsed)
+        chosen = copy.copy(self)
+        object.__setattr__(chosen, "uri", address)
+        chosen._take_from_address()
+        return chosen
+
+    @property
+    def database_in_address(self) -> str | None:
+        """The database that the address in force names, if any."""
+        address = _parsed(self.resolved_uri())
+        return None if address is None else address.database
+
+    def driver_option(self, name: str) -> Any:
+        """The value of an option of the driver in the address or the `client_options`, else None.
+
+        name: as PyMongo spells it, in any case. The value is a str where the address has it.
+        """
+        return _option_in(name, _parsed(self.uri), self.client_options)
+
+    def _take_from_address(self) -> None:
+        """Set what was not set: from the address, else from the driver's options, else as usual."""
+        address = _parsed(self.uri)
+        for name, usual in _DEFAULTS.items():
+            if not _is_default(getattr(self, name)):
+                continue
+            value: Any = usual
+            if name == "db_name":
+                named = None if address is None else address.database
+                value = usual if named is None else _DefaultStr(named)
+            else:
+                number = _whole(_option_in(_OPTION_OF[name], address, self.client_options))
+                if number == 0 and name == "max_pool_size":
+                    number = _UNLIMITED_POOL
+                value = _DefaultInt(number) if number else usual
+            object.__setattr__(self, name, value)
+
+    def _check_agreement(self, address: Address) -> None:
+        if address.database not in (None, self.db_name) and not _is_default(self.db_name):
+            raise ConfigurationError(
+                "The address names another database than db_name",
+                seen=f"{describe_id(address.database)} in the address, "
+                f"{describe_id(self.db_name)} in db_name",
+                fix="name it once; where users are defined is said by ?authSource=…",
+            )
+        given: dict[str, Any] = {n.lower(): value for n, value in self.client_options.items()}
+        for name, value in address.options:
+            if name in given and _comparable(given[name]) != _comparable(value):
+                raise _conflict(name, "the address", "client_options")
+        for own, option in _OPTION_OF.items():
+            self._check_number(own, option, address.option(option.lower()), "the address")
+            self._check_number(own, option, given.get(option.lower()), "client_options")
+
+    def _check_number(self, name: str, option: str, value: Any, where: str) -> None:
+        if value is None:
+            return
+        number = _whole(value)
+        if number == 0 and name == "max_pool_size":
+            number = _UNLIMITED_POOL
+        if not number:
+            raise ConfigurationError(
+                f"The option {option} of {where} must be a whole number of at least 1",
+                fix=f"correct it, or leave it out and set {name}",
+            )
+        own = getattr(self, name)
+        if not _is_default(own) and own != number:
+            raise ConfigurationError(
+                f"{name} and the option {option} of {where} differ",
+                seen=f"{name}={own}, {option}={value}",
+                fix="set it once",
+            )
+
+    def _check_client_options(self) -> None:
+        options = self.client_options
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise ConfigurationError(
+                "client_options must map names of the driver's options to their values",
+                seen=f"a {type(options).__name__}",
+                fix='write client_options={"server_api": ServerApi("1")}',
+            )
+        taken = sorted(name for name in options if name.lower() in _NOT_FOR_USERS)
+        if taken:
+            raise ConfigurationError(
+                "client_options has options that memorizz-async sets itself",
+                seen=", ".join(map(shown, taken)),
+                fix="leave them out",
+            )
+        lowered = [name.lower() for name in options]
+        if len(set(lowered)) < len(lowered):
+            raise ConfigurationError("client_options names an option twice, in different case")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MongoDBConfig:
@@ -233,10 +374,52 @@ class MongoDBConfig(_Keywords, _Positional):
         return cls.from_dict(values)
 
     def __repr__(self) -> str:
-        shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        shown["uri"] = redact_uri(self.uri) if self.uri else None
-        inside = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["uri"] = redact_uri(self.uri) if self.uri else None
+        values["client_options"] = sorted(self.client_options)  # their values may be secrets
+        inside = ", ".join(f"{name}={value!r}" for name, value in values.items())
         return f"MongoDBConfig({inside})"
+
+
+def _is_default(value: Any) -> bool:
+    return isinstance(value, _DefaultInt | _DefaultStr)
+
+
+def _parsed(uri: str | None) -> Address | None:
+    """None also where the address is wrong: that is said when it is opened."""
+    if uri is None or uri.partition("://")[0] not in SCHEMES:
+        return None
+    try:
+        return parse_address(uri)
+    except InvalidURIError:
+        return None
+
+
+def _option_in(name: str, address: Address | None, client_options: Mapping[str, Any]) -> Any:
+    name = name.lower()
+    value = None if address is None else address.option(name)
+    if value is not None:
+        return value
+    return next((given for own, given in client_options.items() if own.lower() == name), None)
+
+
+def _whole(value: Any) -> int | None:
+    """The number that an option holds; None where it is no whole number from 0 to 2^31."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 10:
+        value = int(value)
+    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if valid else None
+
+
+def _comparable(value: Any) -> str:
+    return str(value).lower()
+
+
+def _conflict(option: str, first: str, second: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The option {option_name(option)} has different values in {first} and in {second}",
+        fix="give it once",
+    )
 
 
 def check_quantization(quantization: str, dimensions: int) -> None:
@@ -256,7 +439,7 @@ def _paths(declared: Any) -> Iterator[Any]:
         if isinstance(paths, str | bytes | bytearray) or not isinstance(paths, Sequence):
             raise ConfigurationError(
                 "filter_fields must be a list of paths, or map memory types to such lists",
-                seen=shown(declared),
+                seen=f"a {type(declared).__name__}",
                 fix='write ["metadata.topic"]',
             )
         yield from paths

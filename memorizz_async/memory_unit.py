@@ -16,10 +16,11 @@ from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped, check_tenant
+from memorizz_async.redaction import shown
 from memorizz_async.results import RecallResults
 from memorizz_async.retrieval.memory_signal import MemorySignal
 from memorizz_async.slices import in_slices
-from memorizz_async.validation import checked_query, shown
+from memorizz_async.validation import checked_query
 from memorizz_async.vectors import EmbeddingLike
 
 DEFAULT_LIMIT = 5

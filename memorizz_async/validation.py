@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any, TypeVar
 
 from memorizz_async.errors import (
@@ -19,6 +18,7 @@ from memorizz_async.errors import (
     InvalidQueryError,
     MemorizzAsyncError,
 )
+from memorizz_async.redaction import shown
 
 C = TypeVar("C", bound=str)
 
@@ -30,25 +30,6 @@ protocol. 24 days, in milliseconds."""
 MAX_DEPTH = 90
 """How deep the value of a condition may be nested. The server takes 100 levels of a whole
 command."""
-
-_MOST_SHOWN = 30
-_LARGEST_SHOWN = 10**20
-_SHOWN_WHOLE = (bool, int, float, type(None))
-
-
-def shown(value: Any) -> str:
-    """The value for a message: a number or a short word as it is, else only its kind."""
-    if isinstance(value, Enum):
-        return f"{type(value).__name__}.{value.name}"
-    if type(value) in _SHOWN_WHOLE:
-        # Python refuses to write out a number of thousands of digits.
-        too_long = isinstance(value, int) and not -_LARGEST_SHOWN < value < _LARGEST_SHOWN
-        return "a number of more than 20 digits" if too_long else repr(value)
-    if isinstance(value, str):
-        if not value or (len(value) <= _MOST_SHOWN and value.isascii() and value.isidentifier()):
-            return repr(str(value))
-        return f"a text of {len(value)} characters"
-    return f"a {type(value).__name__}"
 
 
 def is_unicode(text: str) -> bool:

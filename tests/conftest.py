@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import pytest
+from support import leaks
 from support.standalone import standalone_mongod
 
 from memorizz_async.memory_provider.mongodb.driver import blocking_command
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 
+leaks.install()
+
 
 @dataclass(frozen=True)
 class Mongod:
-    """A running server."""
+    """A running server. with_password: its address with the credentials of a user that it has."""
 
     uri: str
+    with_password: str
 
     @property
     def host(self) -> str:
@@ -39,8 +43,11 @@ def mongod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongod]:
     """A real mongod, a replica set of one, with its data in a temporary folder."""
     server = LocalServer(tmp_path_factory.mktemp("mongod"))
     uri = server.acquire()
+    user = {"createUser": leaks.USER, "pwd": leaks.PASSWORD, "roles": ["root"]}
     try:
-        yield Mongod(uri)
+        blocking_command(uri, user, timeout_s=30)
+        at = f"mongodb://{leaks.USER}:{leaks.PASSWORD}@"
+        yield Mongod(uri, uri.replace("mongodb://", at))
     finally:
         server.release()
 
@@ -66,3 +73,11 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test depends on the settings of whoever runs it."""
     for name in ("MONGODB_URI", "EMB_MODEL", "EMB_DEVICE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_message_shows_a_secret() -> Iterator[None]:
+    """No log record and no error of the package shows a user's text or a password."""
+    leaks.RECORDER.clear()
+    yield
+    assert leaks.RECORDER.leaks() == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from memorizz_async.cli.output import print_json
 from memorizz_async.errors import InvalidInputError, UnknownMemoryTypeError
+from memorizz_async.redaction import HIDDEN
 from memorizz_async.validation import checked_limit, checked_query
 
 if TYPE_CHECKING:
@@ -17,16 +19,27 @@ if TYPE_CHECKING:
 else:
     Commands = Any
 
+_HARMLESS = re.compile(r"|-{0,2}[A-Za-z][A-Za-z0-9_-]{0,31}")
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, whose errors are JSON on standard output, too, where `--json` is asked for."""
+    """A parser whose errors repeat no argument that may be a text of a user's or an address.
+
+    With `--json` they are JSON on standard output, too.
+    """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._as_json = "--json" in (sys.argv[1:] if args is None else args)
+        """What argparse does; the arguments are remembered for `error`."""
+        self._given = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        if getattr(self, "_as_json", False):
+        """End the program with 2, and with a message that hides longer arguments."""
+        parts = {part for given in self._given for part in (given, given.partition("=")[2])}
+        for part in sorted(parts, key=len, reverse=True):
+            if not _HARMLESS.fullmatch(part):
+                message = message.replace(repr(part), HIDDEN).replace(part, HIDDEN)
+        if "--json" in self._given:
             usage = " ".join(self.format_usage().split())
             print_json({"error": {"type": "UsageError", "what": message, "to_do": usage}})
         super().error(message)
@@ -59,7 +72,9 @@ def shared_options() -> Shared:
         "--uri", help="mongodb://…, mongodb+srv://…, local or local:///folder", metavar="URI"
     )
     tenant = argparse.ArgumentParser(add_help=False)
-    tenant.add_argument("--db", default="memorizz", metavar="NAME", help="default: %(default)s")
+    tenant.add_argument(
+        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz"
+    )
     tenant.add_argument("--memory-id", metavar="ID", help="whose memories: this memory_id's")
     tenant.add_argument("--user-id", metavar="ID", help="… and, or, this user's")
     return Shared(database, machine, everywhere, tenant)

@@ -21,18 +21,20 @@ def add(commands: Commands, shared: Shared) -> None:
     )
     demo.add_argument("--locomo", type=Path, metavar="FILE", help="conversations in LoCoMo's shape")
     demo.add_argument("--questions", type=int, metavar="N", help="how many to ask (default: 5)")
-    demo.add_argument("--db", metavar="NAME", help="default: memorizz_demo")
+    demo.add_argument(
+        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz_demo"
+    )
     demo.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    from memorizz_async.demo.run import DATABASE, QUESTIONS, DemoOptions, run_demo
+    from memorizz_async.demo.run import QUESTIONS, DemoOptions, run_demo
     from memorizz_async.demo.screen import Screen
 
     chosen = DemoOptions(
         file=options.locomo,
         uri=options.uri,
-        db_name=DATABASE if options.db is None else options.db,
+        db_name=options.db,
         questions=QUESTIONS if options.questions is None else options.questions,
     )
     figures = asyncio.run(run_demo(chosen, Screen(console(quiet=options.json))))

@@ -30,7 +30,9 @@ def add(commands: Commands, shared: Shared) -> None:
         description="Creates every index that is missing, search indexes too where the server has "
         "vector search, and waits until they answer. Safe to run again.",
     )
-    indexes.add_argument("--db", default="memorizz", metavar="NAME", help="default: %(default)s")
+    indexes.add_argument(
+        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz"
+    )
     indexes.set_defaults(run=run)
 
 

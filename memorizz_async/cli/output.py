@@ -30,7 +30,7 @@ def print_error(error: BaseException, prefix: str = "") -> None:
         lines += [f"  to do: {error.fix}"] if error.fix else []
     else:
         lines = [
-            f"error: {prefix}{type(error).__name__}: {error}",
+            f"error: {prefix}{type(error).__name__}",  # its words may repeat a text
             "  to do: run it again with --debug, which shows where it comes from",
         ]
     lines += [f"  note:  {note}" for note in getattr(error, "__notes__", ())]

@@ -30,7 +30,9 @@ def add(commands: Commands, shared: Shared) -> None:
         description="Embeds memories again with another model. The old vectors answer until a type "
         "is switched over; interrupted or killed, the next run goes on where it was.",
     )
-    reembed.add_argument("--db", default="memorizz", metavar="NAME", help="default: %(default)s")
+    reembed.add_argument(
+        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz"
+    )
     reembed.add_argument(
         "--type",
         dest="types",

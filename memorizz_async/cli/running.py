@@ -44,7 +44,8 @@ def on_provider(
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
 
     async def run() -> T:
-        config = MongoDBConfig(options.uri, options.db)
+        named = {} if options.db is None else {"db_name": options.db}
+        config = MongoDBConfig(options.uri, **named)
         embedder = AsyncEmbeddingProvider(model)
         provider = AsyncMongoDBProvider(config, embedding_provider=embedder)
         try:

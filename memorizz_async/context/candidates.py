@@ -14,6 +14,7 @@ from memorizz_async.context.window import LeftOut
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import dot_products
+from memorizz_async.redaction import shown
 from memorizz_async.results import Hit, RecallResults
 
 Relevance = Callable[[Hit], float]
@@ -174,5 +175,5 @@ def _checked(relevance: Relevance, hit: Hit) -> float:
             fix="see the error that caused this",
         ) from error
     if not np.isfinite(worth):
-        raise ConfigurationError("The relevance of a memory must be finite", seen=repr(worth))
+        raise ConfigurationError("The relevance of a memory must be finite", seen=shown(worth))
     return worth

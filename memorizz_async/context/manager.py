@@ -23,6 +23,7 @@ from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBPr
 from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped, check_tenant
 from memorizz_async.memory_unit import DEFAULT_LIMIT, MemoryUnit
+from memorizz_async.redaction import shown
 from memorizz_async.results import RecallResults
 from memorizz_async.validation import (
     MAX_LIMIT,
@@ -33,7 +34,6 @@ from memorizz_async.validation import (
     checked_number,
     checked_query,
     checked_text,
-    shown,
 )
 
 Header = str | Callable[[], str | Awaitable[str]]

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.redaction import shown
 from memorizz_async.results import Hit
 from memorizz_async.retrieval.memory_signal import moment
-from memorizz_async.validation import shown
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _formatted(part: str, form: str, values: Mapping[str, Any]) -> str:
     except (KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ConfigurationError(
             f"The {part} of a ContextTemplate cannot be filled in",
-            seen=f"{form!r}: {type(error).__name__}: {error}",
+            seen=type(error).__name__,
             fix=f"use {{{'}, {'.join(values)}}}; write a brace itself as two",
         ) from error
 

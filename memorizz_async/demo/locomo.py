@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from memorizz_async.errors import InvalidInputError
+from memorizz_async.redaction import shown
 
 T = TypeVar("T")
 
@@ -149,7 +150,7 @@ class _Place:
     def key(self, name: str) -> _Place:
         mapping = self.expect(dict, "an object")
         if name not in mapping:
-            self.wrong(f"has no {name!r}", f"the keys {', '.join(map(str, mapping)) or 'none'}")
+            self.wrong(f"has no {name!r}", f"the keys {', '.join(map(shown, mapping)) or 'none'}")
         return _Place(f"{self.name}.{name}", mapping[name])
 
     def optional(self, name: str, default: Any) -> _Place:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,13 @@ _LIMITS = {
 @dataclass(frozen=True)
 class DemoOptions:
     """file: conversations in LoCoMo's shape; None takes the one that the package ships.
-    uri: as in MongoDBConfig. questions: how many are asked.
+    uri: as in MongoDBConfig. db_name: None takes the one that the address names, else DATABASE.
+    questions: how many are asked.
     """
 
     file: Path | None = None
     uri: str | None = None
-    db_name: str = DATABASE
+    db_name: str | None = None
     questions: int = QUESTIONS
 
 
@@ -68,9 +69,9 @@ async def run_demo(options: DemoOptions, screen: Screen) -> dict[str, Any]:
         # Without a cache, so that each way of asking pays for the embeddings that it needs.
         embedder = AsyncEmbeddingProvider(cache_entries=0)
         stack.push_async_callback(embedder.close_async)
-        provider = AsyncMongoDBProvider(
-            MongoDBConfig(options.uri, options.db_name), embedding_provider=embedder
-        )
+        address = MongoDBConfig(options.uri)
+        name = options.db_name or address.database_in_address or DATABASE
+        provider = AsyncMongoDBProvider(replace(address, db_name=name), embedding_provider=embedder)
         screen.title("memorizz-async", "one embedding, every memory type at once")
         database = await _open(provider, stack, screen)
         model = await _load(embedder, screen)

@@ -30,8 +30,8 @@ from memorizz_async.errors import (
     LifecycleError,
     MemorizzAsyncError,
 )
+from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_text as checked_name
-from memorizz_async.validation import shown
 
 T = TypeVar("T")
 

@@ -28,13 +28,8 @@ from memorizz_async.embeddings.tier import (
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.embeddings.work_queue import WorkQueue
 from memorizz_async.errors import ConfigurationError, InvalidInputError, LifecycleError
-from memorizz_async.validation import (
-    checked_choice,
-    checked_count,
-    checked_flag,
-    checked_seconds,
-    shown,
-)
+from memorizz_async.redaction import shown
+from memorizz_async.validation import checked_choice, checked_count, checked_flag, checked_seconds
 from memorizz_async.validation import checked_text as checked_name
 
 if TYPE_CHECKING:

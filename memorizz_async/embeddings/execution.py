@@ -29,6 +29,7 @@ from memorizz_async.embeddings.vectors import (
 )
 from memorizz_async.embeddings.work_queue import Item
 from memorizz_async.errors import EmbeddingError, MemorizzAsyncError
+from memorizz_async.redaction import outline
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -97,8 +98,8 @@ class Execution:
         counts: list[int] = []
         try:
             counts = self._backend.count_tokens([item.prompt + item.text for item in items])  # type: ignore[attr-defined]
-        except Exception:
-            logger.debug("tokens were not counted", exc_info=True)
+        except Exception as error:  # noqa: BLE001 - an estimate will do
+            logger.debug("tokens were not counted: %s", outline(error))
         return counts if len(counts) == len(items) else [0] * len(items)
 
     def run(self, items: list[Item]) -> Iterator[list[Outcome]]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from memorizz_async.embeddings.protocol import Matrix, Vector
 from memorizz_async.errors import EmbeddingError, InvalidQueryError
-from memorizz_async.validation import is_unicode, shown
+from memorizz_async.redaction import shown
+from memorizz_async.validation import is_unicode
 
 
 def checked_text(text: object) -> str:

@@ -6,7 +6,7 @@ from enum import Enum
 
 from memorizz_async.enums.memory_type import MemoryType
 from memorizz_async.errors import ConfigurationError
-from memorizz_async.validation import shown
+from memorizz_async.redaction import shown
 
 
 class ApplicationMode(Enum):

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from memorizz_async.errors import UnknownMemoryTypeError
-from memorizz_async.validation import shown
+from memorizz_async.redaction import shown
 
 
 class MemoryType(Enum):

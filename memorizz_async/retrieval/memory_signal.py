@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from memorizz_async.errors import ConfigurationError, InvalidInputError
-from memorizz_async.validation import checked_number, shown
+from memorizz_async.redaction import shown
+from memorizz_async.validation import checked_number
 
 SECONDS_A_DAY = 86_400.0
 

@@ -18,12 +18,8 @@ from memorizz_async.errors import (
     ModelLoadError,
 )
 from memorizz_async.installing import how_to_install
-from memorizz_async.validation import (
-    checked_count,
-    checked_list,
-    checked_text,
-    shown,
-)
+from memorizz_async.redaction import shown
+from memorizz_async.validation import checked_count, checked_list, checked_text
 
 
 @runtime_checkable
@@ -87,9 +83,7 @@ class CrossEncoderReranker:
                     show_progress_bar=False,
                 )
             except Exception as error:
-                raise EmbeddingError(
-                    "The reranker failed", seen=f"{type(error).__name__}: {error}"
-                ) from error
+                raise EmbeddingError("The reranker failed", seen=type(error).__name__) from error
         return [float(score) for score in np.asarray(found, dtype=np.float64).reshape(len(texts))]
 
 
@@ -106,7 +100,7 @@ def _load(name: str) -> Any:
     except Exception as error:
         raise ModelLoadError(
             f"The cross-encoder {name!r} could not be loaded",
-            seen=f"{type(error).__name__}: {error}",
+            seen=type(error).__name__,
             fix="name a model or a folder that sentence-transformers can load",
         ) from error
 

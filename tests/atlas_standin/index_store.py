@@ -140,7 +140,7 @@ class IndexStore:
             if held is None:
                 return []
             return [
-                index.describe()
+                index.shown()
                 for index in held.indexes.values()
                 if wanted.get("name", index.name) == index.name
                 and wanted.get("id", index.id) == index.id

@@ -64,7 +64,7 @@ class Version:
             reached = max(reached, by_time)
         return _STATES[min(reached, 2)]
 
-    def describe(self) -> Document:
+    def shown(self) -> Document:
         state = self.state
         told: Document = {
             "status": _STATUS[state],
@@ -149,17 +149,17 @@ class Index:
             return "FAILED" if self.staged.failure is not None else "BUILDING"
         return _STATUS[self.main.state]
 
-    def describe(self) -> Document:
+    def shown(self) -> Document:
         """The document of `$listSearchIndexes`."""
         queryable = not self.deleting and self.main.state == "STEADY"
         host: Document = {
             "hostname": "atlas-standin",
             "status": self.status,
             "queryable": queryable,
-            "mainIndex": self.main.describe(),
+            "mainIndex": self.main.shown(),
         }
         if self.staged is not None:
-            host["stagedIndex"] = self.staged.describe()
+            host["stagedIndex"] = self.staged.shown()
         newest = self.newest
         return {
             "id": self.id,

@@ -79,7 +79,12 @@ def config(backend: str, on_atlas: bool, request: pytest.FixtureRequest) -> Mong
     db_name = request.getfixturevalue("db_name")
     if backend == "standalone":
         return MongoDBConfig(request.getfixturevalue("standalone"), db_name, driver="pymongo")
-    uri = request.getfixturevalue("atlas" if on_atlas else "mongod").uri
+    if on_atlas:
+        uri = request.getfixturevalue("atlas").uri
+    else:
+        mongod = request.getfixturevalue("mongod")
+        # Half of them log in: it costs some milliseconds a client.
+        uri = mongod.with_password if backend in ("pymongo", "motor-resident") else mongod.uri
     driver, _, strategy = backend.removeprefix("atlas-").partition("-")
     return MongoDBConfig(
         uri,

@@ -16,7 +16,6 @@ from memorizz_async import (
     InvalidEmbeddingError,
     InvalidFilterError,
     InvalidInputError,
-    MongoDBConfig,
     ScopeError,
     WriteError,
 )
@@ -327,17 +326,3 @@ async def test_a_changed_row_is_searched_as_it_is_now(
     assert await scores() == [0.0]
     await provider.delete_async("r", "SUMMARIES", **memory)
     assert await scores() == []
-
-
-async def test_an_edit_is_acknowledged_whatever_the_uri_says(
-    config: MongoDBConfig, backend: str
-) -> None:
-    """`w=0` in the address is for writes that nobody waits for; an edit says what became of it."""
-    if backend == "memory":
-        address = "memory://"
-    else:
-        address = f"{config.uri}{'&' if '?' in str(config.uri) else '/?'}w=0"
-    async with AsyncMongoDBProvider(MongoDBConfig(address, config.db_name)) as provider:
-        await provider.put_async({"_id": "r", "memory_id": "m"}, "SUMMARIES")
-        assert await provider.update_async("r", "SUMMARIES", {"n": 1}, memory_id="m")
-        assert not await provider.update_async("s", "SUMMARIES", {"n": 1}, memory_id="m")

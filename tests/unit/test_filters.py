@@ -14,9 +14,10 @@ from bson import Binary, Decimal128, ObjectId
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memorizz_async import InvalidFilterError, InvalidInputError, MemoryType
+from memorizz_async import InvalidFilterError, InvalidInputError, MemoryType, MongoDBConfig
 from memorizz_async.memory_provider.mongodb import filters as f
-from memorizz_async.memory_provider.mongodb.arguments import uuid_form_of
+from memorizz_async.memory_provider.mongodb.arguments import stored_uuid
+from memorizz_async.memory_provider.mongodb.codec import codec_options
 
 FIELDS = (*f.DEFAULT_FIELDS, "metadata.topic")
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -111,8 +112,9 @@ def test_other_text_is_no_date() -> None:
 
 def test_a_uuid_is_asked_for_as_it_is_stored() -> None:
     """As the `uuidRepresentation` of the address has it."""
-    form = uuid_form_of("mongodb://h/?retryWrites=true&uuidRepresentation=pythonLegacy")
-    condition = f.parse_filter({"agent_id": A_UUID}, FIELDS, form)
+    address = "mongodb://h/?retryWrites=true&uuidRepresentation=pythonLegacy"
+    codec = codec_options(MongoDBConfig(address))
+    condition = f.parse_filter({"agent_id": A_UUID}, FIELDS, lambda one: stored_uuid(one, codec))
     assert f.for_find(condition) == {"agent_id": {"$eq": Binary(A_UUID.bytes, 3)}}
 
 

@@ -21,7 +21,7 @@ def test_a_limit_goes_from_1_to_10_000(value: int) -> None:
     "value", [0, -1, MAX_LIMIT + 1, 5.0, "5", None, True, False, [5], float("inf"), np.float32(5)]
 )
 def test_what_is_no_limit_is_refused(value: Any) -> None:
-    """The message shows what came."""
+    """The message shows what came, or its type where it may be long."""
     with pytest.raises(InvalidLimitError, match="whole number from 1 to 10000") as caught:
         checked_limit(value)
     assert caught.value.seen == shown(value)

@@ -14,12 +14,12 @@ from bson.binary import UuidRepresentation
 from hypothesis import given
 from support.bson_values import KEPT, VALUES, Colour, Size, as_read, nested, same
 
-from memorizz_async import InvalidInputError
+from memorizz_async import InvalidInputError, MongoDBConfig
 from memorizz_async.memory_provider.mongodb.arguments import stored_uuid, with_stored_uuids
+from memorizz_async.memory_provider.mongodb.codec import codec_options
 from memorizz_async.memory_provider.mongodb.values import (
     DEFAULT_CODEC,
     MAX_DEPTH,
-    codec_of,
     stored_values,
 )
 
@@ -124,7 +124,7 @@ def test_keys_of_other_programs_may_have_dots() -> None:
 def test_uuids_are_written_as_the_address_says(option: str, subtype: int) -> None:
     """In rows and in filters."""
     value = uuid.uuid4()
-    codec = codec_of(f"mongodb://host/db?w=1&uuidrepresentation={option}")
+    codec = codec_options(MongoDBConfig(f"mongodb://host/db?w=1&uuidrepresentation={option}"))
     stored = stored_values({"f": [value]}, codec)["f"][0]
     assert stored.subtype == subtype
     assert stored.as_uuid(codec.uuid_representation) == value
@@ -135,7 +135,7 @@ def test_uuids_are_written_as_the_address_says(option: str, subtype: int) -> Non
 @pytest.mark.parametrize("address", ["local", "memory://", "mongodb://h/?uuidRepresentation=odd"])
 def test_without_a_word_in_the_address_filters_take_the_standard_form(address: str) -> None:
     """And rows take none."""
-    codec = codec_of(address)
+    codec = codec_options(MongoDBConfig(address))
     assert codec.uuid_representation == UuidRepresentation.UNSPECIFIED
     value = uuid.uuid4()
     assert stored_uuid(value, codec) == Binary.from_uuid(value)

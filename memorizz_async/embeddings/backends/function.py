@@ -16,7 +16,8 @@ from typing import Any
 from memorizz_async.embeddings.prompts import check_prompts
 from memorizz_async.embeddings.protocol import Batch, ModelInfo, Prompts, WholeBatchError
 from memorizz_async.errors import ConfigurationError, EmbeddingError
-from memorizz_async.validation import checked_count, checked_text, shown
+from memorizz_async.redaction import shown
+from memorizz_async.validation import checked_count, checked_text
 
 # How often a thread that waits for a coroutine looks whether the loop is still there.
 _LOOK_SECONDS = 0.2

@@ -8,6 +8,7 @@ import email.utils
 import importlib
 import logging
 import random
+import re
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -82,19 +83,14 @@ class OpenAIBackend:
         self._base_url = (
             base_url or setting("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         ).rstrip("/")
-        try:
-            parts = urlsplit(self._base_url)
-            scheme, host, port = parts.scheme, parts.hostname, parts.port
-        except ValueError:  # its words may hold a part of the address
-            scheme, host, port = "", None, None
-        if scheme not in ("http", "https") or not host:
-            raise ConfigurationError(
-                "The address of the embedding service cannot be read",
-                fix="give base_url as http://host:port/v1 or https://…",
-            )
-        # What errors say: the address may carry a user and a password.
-        self._host = f"{host}:{port}" if port else host
+        self._host = _host_of(self._base_url)
         self._api_key = api_key or setting("OPENAI_API_KEY")
+        if self._api_key and not re.fullmatch(r"[!-~]+", self._api_key):
+            raise ConfigurationError(
+                "The API key of the embedding service has a character that no header can carry",
+                seen="a blank, a line break or a character beyond ASCII",
+                fix="copy it again, without what is around it",
+            )
         self._dimensions = dimensions
         self._timeout = timeout
         self._max_retries = max_retries
@@ -202,6 +198,27 @@ class OpenAIBackend:
             ) from error
 
 
+def _host_of(base_url: str) -> str:
+    """What errors show of an address, which may carry a user and a password.
+
+    Raises:
+        ConfigurationError: It cannot be read; no part of it is shown.
+    """
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:  # its words quote what stands in place of a port
+        parts, port = urlsplit(""), None
+    host = parts.hostname or ""
+    readable = parts.scheme in ("http", "https") and "@" not in parts.path
+    if not readable or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-f:.]+", host):
+        raise ConfigurationError(
+            "The address of the embedding service cannot be read",
+            fix="give base_url as http://host:port/v1 or https://…",
+        )
+    return f"{host}:{port}" if port else host
+
+
 def _describe(response: httpx.Response) -> str:
     """The status, and the service's code for it; not its words, which may repeat a text or key."""
     said = f"status {response.status_code}"
@@ -210,7 +227,8 @@ def _describe(response: httpx.Response) -> str:
         code = error.get("code") or error.get("type")
     except (ValueError, KeyError, TypeError, AttributeError):
         return said
-    return f"{said} ({code})" if isinstance(code, str) and len(code) < 60 else said
+    known = isinstance(code, str) and re.fullmatch(r"[a-z][a-z_]{2,59}", code)
+    return f"{said} ({code})" if known else said
 
 
 def _backoff(attempt: int) -> float:

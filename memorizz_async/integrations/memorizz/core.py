@@ -10,12 +10,14 @@ from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError
 from memorizz_async.integrations.memorizz.aio import SharedProvider
 from memorizz_async.integrations.memorizz.background import BackgroundLoop
-from memorizz_async.integrations.memorizz.documents import Record, shown
+from memorizz_async.integrations.memorizz.documents import Record
+from memorizz_async.integrations.memorizz.documents import shown as shown_record
 from memorizz_async.integrations.memorizz.embeddings import MemorizzEmbeddings
 from memorizz_async.integrations.memorizz.framework import is_unset
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET, AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.scope import Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm
+from memorizz_async.redaction import shown
 from memorizz_async.validation import MAX_COUNT, checked_count, checked_list
 
 
@@ -31,7 +33,7 @@ class AdapterCore:
     ) -> None:
         if embedding_form not in ("array", "bindata"):
             raise ConfigurationError(
-                "embedding_form must be 'array' or 'bindata'", seen=repr(embedding_form)
+                "embedding_form must be 'array' or 'bindata'", seen=shown(embedding_form)
             )
         self.config: MongoDBConfig = inner.config
         self._inner = inner
@@ -49,7 +51,7 @@ class AdapterCore:
     def _rows(self, kind: MemoryType, **options: Any) -> list[Record]:
         """Rows as memorizz has them; those that have expired too, which it judges by itself."""
         rows = self._do("list_async", kind, include_expired=True, as_stored=True, **options)
-        return [shown(row) for row in rows]
+        return [shown_record(row) for row in rows]
 
     def _address(self, kind: MemoryType, row_id: Any) -> list[dict[str, Any]]:
         """The ways in which memorizz names a row besides its `_id`."""

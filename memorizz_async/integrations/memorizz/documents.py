@@ -13,8 +13,8 @@ from bson import Binary, Decimal128, ObjectId
 from memorizz_async.enums import MemoryType
 from memorizz_async.errors import InvalidInputError
 from memorizz_async.integrations.memorizz.framework import is_unset
+from memorizz_async.redaction import shown as shown_kind
 from memorizz_async.validation import check_depth
-from memorizz_async.validation import shown as shown_kind
 
 Record = dict[str, Any]
 

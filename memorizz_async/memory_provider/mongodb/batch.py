@@ -28,6 +28,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchRequest,
     Trace,
 )
+from memorizz_async.redaction import shown
 from memorizz_async.results import BatchResults, Hits
 from memorizz_async.slices import in_slices
 from memorizz_async.vectors import NO_VECTOR
@@ -89,7 +90,7 @@ class BatchSearch:
             if isinstance(outcome, MemorizzAsyncError) and on_error == "partial":
                 results.errors[query.key] = outcome
             elif isinstance(outcome, BaseException):
-                outcome.add_note(f"in the query {query.key!r}")
+                outcome.add_note(f"in the query {shown(query.key)}")
                 raise outcome
             else:
                 results[query.key] = outcome

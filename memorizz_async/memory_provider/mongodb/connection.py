@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from memorizz_async.address import HOW_TO_WRITE
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import ClosedError, InvalidURIError
@@ -210,9 +211,7 @@ class Connection:
             return open_memory_driver(self._config, self._memory)
         if scheme not in ("mongodb", "mongodb+srv") or not rest:
             raise InvalidURIError(
-                f"The address of the database cannot be read: {redact_uri(uri)}",
-                fix="use mongodb://host:port, mongodb+srv://host, local, local:///a/folder "
-                "or memory://",
+                f"The address of the database cannot be read: {redact_uri(uri)}", fix=HOW_TO_WRITE
             )
         return await open_driver(self._config, uri)
 
@@ -264,11 +263,14 @@ def folder_of(uri: str) -> Path | None:
     """The data folder that `local:///a/folder` names; None for the default one."""
     if uri in ("local", "local://"):
         return None
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets that are not in pairs
+        parts = urlsplit("local://?")
     if parts.query or parts.fragment or not parts.path:
         raise InvalidURIError(
             "The address of a local server names no folder",
-            seen=uri,
+            seen=redact_uri(uri),
             fix="write local, or local:///a/folder",
         )
     folder = unquote(f"{parts.netloc}{parts.path}")

@@ -29,6 +29,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.rows import dedup_id, public_id
 from memorizz_async.memory_provider.mongodb.writing import Draft, Written
+from memorizz_async.redaction import shown
 
 WINDOW = 2
 """How many turns on a side belong to a turn's context."""
@@ -166,7 +167,7 @@ def _session_id(draft: Draft, session_id: str | None, position: int) -> str:
     if not isinstance(own, str) or not own:
         raise InvalidInputError(
             "A turn needs the session that it belongs to, a non-empty string",
-            seen=f"{own!r} in turn {position}",
+            seen=f"{shown(own)} in turn {position}",
             fix="pass session_id, or give each turn its own",
         )
     return own

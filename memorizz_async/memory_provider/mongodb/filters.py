@@ -30,7 +30,8 @@ from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE
 from memorizz_async.config import FilterFields
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidFilterError
-from memorizz_async.validation import checked_moment, is_unicode, iso_moment, shown
+from memorizz_async.redaction import shown
+from memorizz_async.validation import checked_moment, is_unicode, iso_moment
 
 Document = dict[str, Any]
 
@@ -171,19 +172,19 @@ def _entry(key: Any, value: Any, taken: _Taken, depth: int) -> Condition:
     if not isinstance(key, str) or key.startswith("$"):
         raise InvalidFilterError(
             "A filter has an operator where a field belongs, or one that not every server takes",
-            seen=repr(key) if isinstance(key, str) else shown(key),
+            seen=shown(key),
             fix=f"use {', '.join(_LOGICAL)} here, and {', '.join(_OPERATORS)} on a field",
         )
     if key not in taken.fields:
         raise InvalidFilterError(
-            f"Rows cannot be filtered by {key!r}: it is not declared",
+            f"Rows cannot be filtered by {shown(key)}: it is not declared",
             fix="declare it in MongoDBConfig(filter_fields=[…]) and run ensure_indexes_async(); "
             f"declared are {', '.join(sorted(taken.fields))}",
         )
     if not isinstance(value, Mapping):
         return _comparison(key, "$eq", value, taken)
     if not value:
-        raise InvalidFilterError(f"The condition on {key!r} is empty")
+        raise InvalidFilterError(f"The condition on {shown(key)} is empty")
     return _all(_comparison(key, operator, each, taken) for operator, each in value.items())
 
 

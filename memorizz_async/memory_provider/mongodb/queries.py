@@ -21,6 +21,7 @@ from memorizz_async.memory_provider.mongodb.filters import (
 from memorizz_async.memory_provider.mongodb.pipelines import MAX_CANDIDATES
 from memorizz_async.memory_provider.mongodb.rows import UuidForm
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope
+from memorizz_async.redaction import shown
 from memorizz_async.validation import (
     checked_choice,
     checked_count,
@@ -29,7 +30,6 @@ from memorizz_async.validation import (
     checked_list,
     checked_query,
     checked_text,
-    shown,
 )
 from memorizz_async.vectors import Vector, checked_vector
 
@@ -101,7 +101,9 @@ def queries_of(
     repeated = sorted({key for key in keys if keys.count(key) > 1})
     if repeated:
         raise InvalidInputError(
-            "Queries of a batch share a key", seen=", ".join(repeated), fix="give each its own"
+            "Queries of a batch share a key",
+            seen=", ".join(map(shown, repeated)),
+            fix="give each its own",
         )
     return checked
 

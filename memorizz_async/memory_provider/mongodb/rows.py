@@ -30,7 +30,8 @@ from memorizz_async.memory_provider.mongodb.fields import (
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.memory_provider.mongodb.spoken import content_of
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
-from memorizz_async.validation import check_depth, checked_text, shown
+from memorizz_async.redaction import shown
+from memorizz_async.validation import check_depth, checked_text
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
 Row = dict[str, Any]
@@ -79,7 +80,7 @@ def draft(
     if not (content and content.strip()) and fields.get("embedding") is None:
         raise InvalidInputError(
             "A memory needs content or an embedding: without both it could never be recalled",
-            seen=f"the fields {', '.join(fields) or 'none'}",
+            seen=f"the fields {', '.join(map(shown, fields)) or 'none'}",
             fix="pass content='…'",
         )
     _check_identity(fields.get("_id"), fields.get("dedup_key"))

@@ -174,7 +174,7 @@ def _same(present: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
 
 def _explained(error: DatabaseError, collection: str) -> DatabaseError:
     said = (error.seen or "").lower()
-    if "maximum number" in said and "index" in said:
+    if "maximum number of" in said:
         return DatabaseError(
             f"The cluster takes no more search indexes, and {collection!r} needs one",
             seen=error.seen,

@@ -27,6 +27,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
 )
 from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, check_size
+from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_choice
 from memorizz_async.vectors import Vector, checked_vector, stored_vector, to_bson
 
@@ -70,7 +71,7 @@ def check_owner(changes: Mapping[str, Any], scope: Scope, *, gives: bool = False
         if name.startswith(("memory_id.", "user_id.")):
             raise InvalidInputError(
                 "A change names a part of a memory_id or a user_id, which are texts",
-                seen=repr(name),
+                seen=shown(name),
                 fix="name the whole field",
             )
     whose = (scope.memory_id, scope.user_id)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 import bson
@@ -38,23 +37,7 @@ _UUID_BYTES = 16
 _SCALARS: Final = frozenset(
     {str, int, float, bool, type(None), bytes, ObjectId, Int64, Decimal128, MinKey, MaxKey}
 )
-_REPRESENTATIONS: Final = {
-    "standard": UuidRepresentation.STANDARD,
-    "pythonlegacy": UuidRepresentation.PYTHON_LEGACY,
-    "javalegacy": UuidRepresentation.JAVA_LEGACY,
-    "csharplegacy": UuidRepresentation.CSHARP_LEGACY,
-}
 _FAILURES = (BSONError, ValueError, TypeError, OverflowError, RecursionError)
-
-
-def codec_of(address: str) -> Codec:
-    """How values are written and read at an address: its `uuidRepresentation`."""
-    options = {name.lower(): value for name, value in parse_qsl(address.partition("?")[2])}
-    named = options.get("uuidrepresentation", "").lower()
-    return CodecOptions(
-        tz_aware=True,
-        uuid_representation=_REPRESENTATIONS.get(named, UuidRepresentation.UNSPECIFIED),
-    )
 
 
 def stored_values(

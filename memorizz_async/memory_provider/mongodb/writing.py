@@ -31,6 +31,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped, check_tenant
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
+from memorizz_async.redaction import describe_id
 from memorizz_async.slices import in_slices
 from memorizz_async.validation import checked_list
 from memorizz_async.vectors import Vector, checked_vector
@@ -212,7 +213,7 @@ async def insert(
             f"{collection!r} holds a row with this _id already"
             if failed[0].same_id
             else f"A unique index of {collection!r} does not take the row",
-            seen=public_id(ids[0]),
+            seen=describe_id(ids[0]),
             fix="leave _id out, or pass a dedup_key, which makes a repeated write harmless",
             code=DUPLICATE_KEY,
         )

@@ -141,7 +141,9 @@ class MemoryDriver(MotorDriver):
         """Nothing to close: the data lives as long as the provider."""
 
     @contextmanager
-    def _bounded(self, operation: str, deadline: Deadline) -> Iterator[None]:
+    def _bounded(
+        self, operation: str, deadline: Deadline, *, writes: bool = False
+    ) -> Iterator[None]:
         deadline.remaining_s(operation)
         yield
 

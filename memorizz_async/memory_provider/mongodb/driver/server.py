@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
@@ -21,7 +21,6 @@ from bson.binary import UuidRepresentation
 from pymongo import errors as driver_errors
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
-from pymongo.write_concern import WriteConcern
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -52,6 +51,9 @@ from memorizz_async.memory_provider.mongodb.protocol import (
 P = ParamSpec("P")
 R = TypeVar("R")
 
+PRIMARY = ReadPreference.PRIMARY
+_WATCHING = "watching for changes"
+_WRITES = frozenset({"insert_many", "write_many", "update_many", "find_and_update", "delete_many"})
 _ROWS_A_BATCH = 500
 """The driver decodes a batch in one go, on the loop."""
 _CLOSE_S = 1.0
@@ -69,9 +71,12 @@ def mapped(
         assert isinstance(driver, MongoDriver)
         deadline = kwargs["deadline"]
         assert isinstance(deadline, Deadline)
-        with driver._translated(method.__name__, deadline):
+
+        async def attempt() -> R:
             await driver._find_server(deadline)
             return await method(*args, **kwargs)
+
+        return await driver._translated(attempt, method.__name__, deadline)
 
     wrapper.__dict__["maps_errors"] = True
     return wrapper
@@ -85,13 +90,15 @@ class MongoDriver:
     def __init__(self, client: Any, config: MongoDBConfig, address: str) -> None:
         self.address = address
         self._client = client
-        self._database = client[config.db_name]
+        # The primary, whatever the address says: we read our own writes, and decide by them.
+        self._database = client.get_database(config.db_name, read_preference=PRIMARY)
         self._selection_ms = config.server_selection_timeout_ms
+        # The driver forgets these two where an operation has a deadline.
+        self._socket_ms = _milliseconds(config.driver_option("socketTimeoutMS"))
+        self._write_ms = _milliseconds(config.driver_option("wTimeoutMS"))
 
     def knows_a_server(self) -> bool:
-        known: bool = self._client.topology_description.has_readable_server(
-            self._client.read_preference
-        )
+        known: bool = self._client.topology_description.has_readable_server(PRIMARY)
         return known
 
     @mapped
@@ -115,15 +122,13 @@ class MongoDriver:
                 query, projection, limit=limit, skip=skip, sort=list(sort) or None,
                 batch_size=_ROWS_A_BATCH,
             )  # fmt: skip
-            rows: list[Document] = await cursor.to_list(None)
-            return self._with_stored_ids(rows)
+            return self._with_stored_ids(await cursor.to_list(None))
 
     @mapped
     async def aggregate(
         self, collection: str, pipeline: Sequence[Document], *, deadline: Deadline
     ) -> list[Document]:
         operation = f"aggregate on {collection!r}"
-        rows: list[Document]
         if not any("$vectorSearch" in stage for stage in pipeline[:1]):
             with self._bounded(operation, deadline):
                 rows = await (await self._aggregate(collection, pipeline)).to_list(None)
@@ -155,28 +160,33 @@ class MongoDriver:
             are to be kept up to date by a change stream that is there already.
         """
         operation = f"scan of {collection!r}"
-        cursor = session = None
+        cursor: Any = None
+        session: Any = None
         try:
-            with self._translated(operation, deadline):
+
+            async def find_server() -> None:
                 await self._find_server(deadline)
-                source, options = self._database[collection], {}
-                if after is not None:
-                    session = await self._start_session()
-                    session.advance_operation_time(after)
-                    options["session"] = session
-                    source = source.with_options(
-                        read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("majority")
-                    )
-                cursor = source.find_raw_batches(
-                    query, projection, batch_size=batch_size, **options
-                )
-            while True:
+
+            await self._translated(find_server, operation, deadline)
+            source, options = self._database[collection], {}
+            if after is not None:
+                session = await self._translated(self._start_session, operation, deadline)
+                session.advance_operation_time(after)
+                options["session"] = session
+                source = source.with_options(read_concern=ReadConcern("majority"))
+            cursor = source.find_raw_batches(query, projection, batch_size=batch_size, **options)
+
+            async def next_batch() -> bytes:
                 # Entered anew for each batch: a context must not stay open across a yield.
-                with self._translated(operation, deadline), self._bounded(operation, deadline):
-                    try:
-                        batch: bytes = await cursor.next()
-                    except StopAsyncIteration:
-                        return
+                with self._bounded(operation, deadline):
+                    batch: bytes = await cursor.next()
+                    return batch
+
+            while True:
+                try:
+                    batch = await self._translated(next_batch, operation, deadline)
+                except StopAsyncIteration:
+                    return
                 yield batch
         finally:
             try:
@@ -197,20 +207,24 @@ class MongoDriver:
         Dates are `DatetimeMS`: one that Python cannot say must not end the stream. Raises
         DatabaseError; where the connection breaks the driver tries once to go on by itself.
         """
-        operation = "watching for changes"
-        stream = None
+        stream: Any = None
         try:
-            with self._translated(operation, None):
+
+            async def opened() -> Any:
                 await self._find_server(Deadline.after(self._selection_ms))
-                stream = await self._open_stream(pipeline, resume_after)
+                return await self._open_stream(pipeline, resume_after)
+
+            async def changes() -> list[Document]:
+                async with asyncio.timeout(change_stream.CHANGES_SILENCE_S):
+                    return await self._next_changes(stream)
+
+            stream = await self._translated(opened, _WATCHING, None)
             token = stream.resume_token
             # It opens at the first time that has not been: what will happen then is yet to come.
             yield ChangeBatch((), token, just_before(time_of(token)))
             while True:
                 try:
-                    with self._translated(operation, None):
-                        async with asyncio.timeout(change_stream.CHANGES_SILENCE_S):
-                            events = await self._next_changes(stream)
+                    events = await self._translated(changes, _WATCHING, None)
                 except TimeoutError as error:
                     raise ServerUnavailableError(
                         f"The change stream from {self.address} went silent",
@@ -232,11 +246,8 @@ class MongoDriver:
     async def insert_many(
         self, collection: str, rows: Sequence[Document], *, deadline: Deadline
     ) -> InsertOutcome:
-        with self._bounded(f"insert into {collection!r}", deadline):
+        with self._bounded(f"insert into {collection!r}", deadline, writes=True):
             target = self._database[collection]
-            if not target.write_concern.acknowledged:  # the URI says w=0: no session, no outcome
-                await target.insert_many(list(rows), ordered=False)
-                return InsertOutcome({})
             async with await self._start_session() as session:
                 refused: dict[int, Refusal] = {}
                 try:
@@ -253,10 +264,8 @@ class MongoDriver:
         self, collection: str, writes: Sequence[Write], *, ordered: bool = True, deadline: Deadline
     ) -> WriteOutcome:
         operations = [operation_of(write) for write in writes]
-        with self._bounded(f"writing to {collection!r}", deadline):
+        with self._bounded(f"writing to {collection!r}", deadline, writes=True):
             target = self._database[collection]
-            if not target.write_concern.acknowledged:  # who edits asks what became of it
-                target = target.with_options(write_concern=WriteConcern(1))
             async with await self._start_session() as session:
                 try:
                     result = await target.bulk_write(operations, ordered=ordered, session=session)
@@ -276,7 +285,7 @@ class MongoDriver:
         *,
         deadline: Deadline,
     ) -> int:
-        with self._bounded(f"update of {collection!r}", deadline):
+        with self._bounded(f"update of {collection!r}", deadline, writes=True):
             result = await self._database[collection].update_many(query, update)
             return int(result.matched_count)
 
@@ -290,7 +299,7 @@ class MongoDriver:
         upsert: bool = False,
         deadline: Deadline,
     ) -> Document | None:
-        with self._bounded(f"update of {collection!r}", deadline):
+        with self._bounded(f"update of {collection!r}", deadline, writes=True):
             row: Document | None = await self._database[collection].find_one_and_update(
                 query, update, upsert=upsert, return_document=pymongo.ReturnDocument.AFTER
             )
@@ -298,7 +307,7 @@ class MongoDriver:
 
     @mapped
     async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int:
-        with self._bounded(f"deleting from {collection!r}", deadline):
+        with self._bounded(f"deleting from {collection!r}", deadline, writes=True):
             result = await self._database[collection].delete_many(query)
             return int(result.deleted_count)
 
@@ -350,9 +359,7 @@ class MongoDriver:
             await stream.close()
 
     def _watched(self) -> Any:
-        return self._database.with_options(
-            codec_options=CHANGE_CODEC, read_preference=ReadPreference.PRIMARY
-        )
+        return self._database.with_options(codec_options=CHANGE_CODEC)
 
     async def _find_server(self, deadline: Deadline) -> None:
         """Wait for a server no longer than the selection timeout, where none is known.
@@ -361,10 +368,9 @@ class MongoDriver:
         """
         if self.knows_a_server():
             return
-        preference = self._client.read_preference
         within = min(deadline.remaining_s("looking for a server"), self._selection_ms / 1000)
         with pymongo.timeout(within):
-            await self._client.admin.command({"ping": 1}, read_preference=preference)
+            await self._client.admin.command({"ping": 1}, read_preference=PRIMARY)
 
     def _with_stored_ids(self, rows: list[Document]) -> list[Document]:
         """Rows whose `_id`, where it is a UUID, is as it is stored: what the searches in memory and
@@ -378,13 +384,41 @@ class MongoDriver:
         return rows
 
     @contextmanager
-    def _bounded(self, operation: str, deadline: Deadline) -> Iterator[None]:
-        with pymongo.timeout(deadline.remaining_s(operation)):
+    def _bounded(
+        self, operation: str, deadline: Deadline, *, writes: bool = False
+    ) -> Iterator[None]:
+        with pymongo.timeout(self._limited(deadline, writes).remaining_s(operation)):
             yield
 
-    @contextmanager
-    def _translated(self, operation: str, deadline: Deadline | None) -> Iterator[None]:
+    def _limited(self, deadline: Deadline, writes: bool) -> Deadline:
+        """The deadline, or what socketTimeoutMS or wTimeoutMS of the address leave of it."""
+        limits = (self._socket_ms, self._write_ms if writes else None)
+        for limit_ms in limits:
+            if limit_ms is not None and limit_ms < deadline.budget_ms:
+                deadline = Deadline(min(deadline.at, Deadline.after(limit_ms).at), limit_ms)
+        return deadline
+
+    async def _translated(
+        self, attempt: Callable[[], Awaitable[R]], operation: str, deadline: Deadline | None
+    ) -> R:
+        """The result of an attempt; what the driver raises becomes an error of ours.
+
+        Ours is raised outside of the `except`: the driver's quotes rows and queries, and would be
+        its context.
+        """
         try:
-            yield
+            return await attempt()
         except DRIVERS_OWN as error:
-            raise translate(error, operation, self.address, self._selection_ms, deadline) from error
+            selecting = isinstance(error, driver_errors.ServerSelectionTimeoutError)
+            if deadline is not None and not selecting:
+                deadline = self._limited(deadline, writes=operation in _WRITES)
+            failure = translate(error, operation, self.address, self._selection_ms, deadline)
+        try:
+            raise failure
+        finally:
+            del failure  # it holds this frame, and this frame would hold it
+
+
+def _milliseconds(value: Any) -> int | None:
+    """An option of the driver's: None where it is not set, or means "no limit"."""
+    return int(value) or None if value is not None else None

@@ -35,6 +35,7 @@ from memorizz_async.memory_provider.mongodb.local_server.replica_set import (
     NotReadyError,
     wait_writable,
 )
+from memorizz_async.redaction import shown
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class LocalServer:
     ) -> None:
         if not startup_timeout_s > 0:
             raise ConfigurationError(
-                "startup_timeout_s must be more than 0 seconds", seen=repr(startup_timeout_s)
+                "startup_timeout_s must be more than 0 seconds", seen=shown(startup_timeout_s)
             )
         if folder is None:
             folder = platformdirs.user_data_path("memorizz-async") / "mongod"

@@ -15,6 +15,7 @@ from memorizz_async.memory_provider.mongodb.protocol import (
 )
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.rows import Row
+from memorizz_async.redaction import describe_id
 from memorizz_async.vectors import stored_vector
 
 
@@ -72,7 +73,7 @@ class Changing(ProviderCore):
         return DuplicateMemoryError(
             f"{self._collections[kind]!r} holds another row with this _id, or one that a unique "
             "index knows",
-            seen=row_id,
+            seen=None if row_id is None else describe_id(row_id),
             fix="leave _id out, or name the tenant whose row it is",
             code=refusal.code,
         )

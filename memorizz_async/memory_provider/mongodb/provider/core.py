@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -14,6 +15,7 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.memory_provider.mongodb.arguments import checked_where, stored_uuid
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
+from memorizz_async.memory_provider.mongodb.codec import codec_options
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
 from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
@@ -24,10 +26,11 @@ from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.rows import collection_names, stored_ids
-from memorizz_async.memory_provider.mongodb.values import Codec, codec_of
+from memorizz_async.memory_provider.mongodb.values import Codec
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
+from memorizz_async.redaction import shown
 from memorizz_async.retrieval.reranking import Reranker, check_reranker
-from memorizz_async.validation import checked_list, shown
+from memorizz_async.validation import checked_list
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Embedder
@@ -51,7 +54,9 @@ class ProviderCore:
                 fix='write AsyncMongoDBProvider(MongoDBConfig("mongodb://…"))',
             )
         check_reranker(reranker)
-        self.config = config or MongoDBConfig()
+        config = config or MongoDBConfig()
+        # Now, not on first use: one provider is one database, and its address decides settings.
+        self.config = replace(config, uri=config.resolved_uri()) if not config.uri else config
         self._collections = collection_names(self.config.collections)
         self._connection = Connection(self.config)
         self._filter_fields = fields_by_type(self.config.filter_fields)
@@ -96,7 +101,7 @@ class ProviderCore:
     @cached_property
     def _codec(self) -> Codec:
         """How the database writes values."""
-        return codec_of(self.config.resolved_uri())
+        return codec_options(self.config)
 
     def _call(self, timeout_ms: int | None) -> CallTime:
         return CallTime(timeout_ms, self.config.timeout_ms)

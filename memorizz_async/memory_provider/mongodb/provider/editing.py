@@ -25,13 +25,8 @@ from memorizz_async.memory_provider.mongodb.stored_rows import (
     in_form,
 )
 from memorizz_async.memory_provider.mongodb.values import Codec
-from memorizz_async.validation import (
-    checked_flag,
-    checked_mapping,
-    checked_moment,
-    iso_moment,
-    shown,
-)
+from memorizz_async.redaction import shown
+from memorizz_async.validation import checked_flag, checked_mapping, checked_moment, iso_moment
 
 
 class Editing(Changing):

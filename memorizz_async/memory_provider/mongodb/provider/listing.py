@@ -18,14 +18,9 @@ from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.rows import Row, public_row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import as_stored
+from memorizz_async.redaction import shown
 from memorizz_async.slices import in_slices
-from memorizz_async.validation import (
-    checked_count,
-    checked_flag,
-    checked_list,
-    checked_text,
-    shown,
-)
+from memorizz_async.validation import checked_count, checked_flag, checked_list, checked_text
 
 
 class Listing(ProviderCore):

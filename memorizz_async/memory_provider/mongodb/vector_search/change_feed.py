@@ -18,6 +18,7 @@ from bson import Timestamp
 from memorizz_async.errors import DatabaseError, OperationTimeoutError, ServerUnavailableError
 from memorizz_async.memory_provider.mongodb.pipelines import changes_pipeline
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
+from memorizz_async.redaction import outline
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,11 @@ class ChangeFeed:
             await self._keep_following(opened)
         except asyncio.CancelledError:
             raise
-        except Exception:
-            log.exception("following the changes of %s failed", self._driver.address)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            # Not its words: they may quote a row.
+            log.error(  # noqa: TRY400
+                "following the changes of %s failed: %s", self._driver.address, outline(error)
+            )
             self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
         finally:
             self._stopped()

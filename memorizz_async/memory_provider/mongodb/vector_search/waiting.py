@@ -23,6 +23,7 @@ from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch, atlas
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
+from memorizz_async.redaction import describe_id
 from memorizz_async.vectors import stored_vector
 
 _AT_ONCE = 500
@@ -103,5 +104,5 @@ async def _until_found(
 
 
 def _shown(ids: Collection[Any]) -> str:
-    some = ", ".join(sorted(map(str, ids))[:_SHOWN])
+    some = ", ".join(sorted(map(describe_id, ids))[:_SHOWN])
     return some if len(ids) <= _SHOWN else f"{some} and {len(ids) - _SHOWN} more"
