@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from memorizz_async.errors import InvalidInputError
@@ -136,20 +137,20 @@ def check_not_blank(fields: Mapping[str, Any]) -> None:
 
 def _check_names(fields: Mapping[str, Any]) -> None:
     for name in fields:
-        if (
-            not isinstance(name, str)
-            or not name
-            or name.startswith("$")
-            or "." in name
-            or "\0" in name
-        ):
-            raise InvalidInputError(
-                "A field of a memory has a name that MongoDB does not take, or takes for a path",
-                seen=_shown(name),
-                fix="leave out dots, and $ at the beginning; nest what belongs together",
-            )
-        if _is_internal(name):
-            raise _taken(name)
+        _check_name(name)
+
+
+@lru_cache(maxsize=1024)  # rows have the same names; an error is not kept
+def _check_name(name: Any) -> None:
+    bad = not isinstance(name, str) or not name or name.startswith("$") or "." in name
+    if bad or "\0" in name:
+        raise InvalidInputError(
+            "A field of a memory has a name that MongoDB does not take, or takes for a path",
+            seen=_shown(name),
+            fix="leave out dots, and $ at the beginning; nest what belongs together",
+        )
+    if _is_internal(name):
+        raise _taken(name)
 
 
 def _shown(name: Any) -> str:

@@ -99,6 +99,10 @@ class _Copier:
         kind = type(value)
         if kind in _SCALARS:
             return value
+        if kind is dict:  # the usual ones first: the patterns below take a microsecond and more
+            return self._mapping(value, level)
+        if kind is datetime:
+            return moment_stored(value)
         match value:
             case Mapping():
                 return self._mapping(value, level)
