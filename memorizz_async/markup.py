@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from html import escape
 from typing import Any
+
+from memorizz_async.timestamps import row_datetime
 
 _MOST_ROWS = 20
 _MOST_CHARACTERS = 240
@@ -104,5 +105,5 @@ def _number(value: Any) -> str:
 
 
 def _date(hit: Mapping[str, Any]) -> str:
-    at = hit.get("timestamp") or hit.get("created_at")
-    return f"{at:%Y-%m-%d}" if isinstance(at, datetime) else str(at or "")[:10]
+    at = row_datetime(hit)
+    return f"{at:%Y-%m-%d}" if at else ""

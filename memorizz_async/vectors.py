@@ -67,8 +67,15 @@ def to_bson(vector: Vector) -> Binary:
 def stored_vector(value: Any) -> Vector:
     """A stored vector, in any form that memorizz or we write: BinData or an array of numbers.
 
-    Raises ValueError or TypeError, with the reason, for anything else.
+    Raises ValueError or TypeError, with the reason, for anything else, an empty one included.
     """
+    vector = _stored_numbers(value)
+    if vector.ndim != 1 or not vector.size:
+        raise ValueError(f"an array of shape {vector.shape}")
+    return vector
+
+
+def _stored_numbers(value: Any) -> Vector:
     if isinstance(value, Binary):
         if value.subtype != VECTOR_SUBTYPE:
             raise ValueError(f"BinData of subtype {value.subtype}, not {VECTOR_SUBTYPE}")

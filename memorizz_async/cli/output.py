@@ -41,7 +41,11 @@ def print_json(value: Any) -> None:
 def plain(value: Any) -> str:
     if value is None:
         return "-"
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    from bson.datetime_ms import DatetimeMS  # here: an error must be shown without it, at once
+
+    from memorizz_async.timestamps import iso_text
+
+    return iso_text(value) if isinstance(value, datetime | DatetimeMS) else str(value)
 
 
 def log_everything() -> None:

@@ -38,7 +38,7 @@ STILL_IN_SCOPE = {
     "$match": {
         "$and": [
             {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
-            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+            {"expires_at": {"$not": {"$lte": NOW}}},
         ]
     }
 }
@@ -141,7 +141,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (
         p.alive,
         lambda: p.alive(NOW),
-        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+        {"expires_at": {"$not": {"$lte": NOW}}},
     ),
     (p.all_of, p.all_of, {}),
     (p.all_of, lambda: p.all_of({}, {"a": 1}, {}), {"a": 1}),
@@ -157,7 +157,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             "$and": [
                 {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
                 {"embedding": {"$exists": True, "$ne": None}},
-                {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                {"expires_at": {"$not": {"$lte": NOW}}},
             ]
         },
     ),
@@ -181,7 +181,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             "$and": [
                 {"_id": {"$in": [ObjectId("0123456789abcdef01234567"), "turn-2"]}},
                 {"memory_id": "m"},
-                {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                {"expires_at": {"$not": {"$lte": NOW}}},
             ]
         },
     ),
@@ -219,7 +219,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                 "$match": {
                     "$and": [
                         {"$and": [SCOPE, {"role": {"$type": "null"}}]},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -307,7 +307,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                     "$and": [
                         {"$text": {"$search": "red door"}},
                         {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -334,7 +334,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                         {"$text": {"$search": "red"}},
                         {"memory_id": "m"},
                         {"role": {"$eq": "user"}},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -360,7 +360,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                     "$and": [
                         {"$text": {"$search": "red"}},
                         {"memory_id": "m"},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -391,7 +391,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                     ]
                 }
             },
-            {"$match": {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}},
+            {"$match": {"expires_at": {"$not": {"$lte": NOW}}}},
             {"$sort": {"turn": -1, "_id": -1}},
             {"$limit": 4},
             {"$project": {"content": 1, "turn": 1}},
@@ -504,7 +504,7 @@ def test_a_search_of_every_tenant_has_no_filter() -> None:
     """An empty one is none; what is left says who may be found."""
     stage, still, *_ = search(scope={})
     assert "filter" not in stage["$vectorSearch"]
-    assert still == {"$match": {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}}
+    assert still == {"$match": {"expires_at": {"$not": {"$lte": NOW}}}}
 
 
 def test_what_goes_in_is_not_changed_or_shared() -> None:

@@ -15,7 +15,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import editing as e
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SCOPE = {"memory_id": "m", "user_id": None}
-ALIVE = {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}
+ALIVE = {"expires_at": {"$not": {"$lte": NOW}}}
 
 SNAPSHOTS: list[tuple[Callable[..., Any], tuple[Any, ...], Any]] = [
     (e.equal_to, (None,), {}),

@@ -100,6 +100,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "notebook",
             "slices",
             "threaded_loop",
+            "timestamps",
             "validation",
             "vectors",
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -20,8 +20,10 @@ from memorizz_async.memory_provider.mongodb.explaining import explanation
 from memorizz_async.memory_provider.mongodb.filters import NO_ROW
 from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.queries import Query
+from memorizz_async.memory_provider.mongodb.row_problems import RowProblems, problem_of
 from memorizz_async.memory_provider.mongodb.rows import public_row
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
+from memorizz_async.memory_provider.mongodb.vector_search.hits import is_hashable
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -44,7 +46,9 @@ class BatchSearch:
         search: VectorSearch,
         recall: Recall,
         guard: ModelGuard,
+        problems: RowProblems,
     ) -> None:
+        self._problems = problems
         self._config = config
         self._collections = collections
         self._search = search
@@ -111,15 +115,24 @@ class BatchSearch:
         trace = Trace() if query.explain else None
         answer = await self._answer(session, query, asking, deadline, trace=trace, call=call)
         ids = (row["_id"] for row, _ in answer.rows)
-        # Another program's `_id` may be a document, which cannot be counted by.
-        session.tracker.note(collection, (row_id for row_id in ids if isinstance(row_id, Hashable)))
+        session.tracker.note(collection, filter(is_hashable, ids))
         hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable, mode=answer.mode)
+        problems: dict[str, str] = {}
         async for row, score in in_slices(answer.rows):
-            hits.append({**public_row(row, query.type_name), "score": score})
+            shown = public_row(row, query.type_name)
+            if (problem := problem_of(row, shown)) is not None:
+                problems[shown["_id"]] = problem
+            hits.append({**shown, "score": score})
+        if answer.unsearchable is not None:
+            problems |= answer.unsearchable.problems
+        self._problems.name(collection, problems)
         results.queries_ms[query.key] = _ms_since(started)
         if trace is not None:
             took = results.queries_ms[query.key]
-            hits.explain = explanation(query, hits, trace, results.embedding_ms, took)
+            hits.explain = explanation(
+                query, hits, trace, problems=problems, embedding_ms=results.embedding_ms,
+                query_ms=took,
+            )  # fmt: skip
         return hits
 
     async def _answer(

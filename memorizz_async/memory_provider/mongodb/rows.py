@@ -13,7 +13,7 @@ from bson import ObjectId
 from bson.errors import BSONError
 
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import ConfigurationError, InvalidInputError, StoredEmbeddingError
+from memorizz_async.errors import ConfigurationError, InvalidInputError
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.memory_provider.mongodb.spoken import content_of
 from memorizz_async.vectors import Vector, stored_vector, to_bson
@@ -199,22 +199,19 @@ def public_row(row: Row, memory_type: str) -> Row:
     }
     shown.update({name: value for name, value in row.items() if name not in shown})
     if shown.get("embedding") is not None:
-        shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])
+        shown["embedding"] = public_embedding(shown["embedding"])
     return shown
 
 
-def public_embedding(row_id: str, stored: Any) -> list[float]:
-    """A stored vector as it leaves the API. Raises StoredEmbeddingError, naming the row."""
+def public_embedding(stored: Any) -> list[float] | None:
+    """A stored vector as it leaves the API; None for one that cannot be read.
+
+    `row_problems.problem_of` says why: one such row must not hide the others.
+    """
     try:
         numbers: list[float] = stored_vector(stored).tolist()
-    except (TypeError, ValueError) as error:
-        raise StoredEmbeddingError(
-            "The stored embedding of a row cannot be read",
-            rows={row_id: str(error)},
-            count=1,
-            seen=f"row {row_id}: {error}",
-            fix="ask without include_embedding, or embed the row again",
-        ) from error
+    except (TypeError, ValueError):
+        return None
     return numbers
 
 

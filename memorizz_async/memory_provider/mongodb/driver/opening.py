@@ -14,6 +14,7 @@ from pymongo.driver_info import DriverInfo
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import MissingDependencyError
+from memorizz_async.memory_provider.mongodb.codec import READ_OPTIONS
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
 from memorizz_async.memory_provider.mongodb.driver.translation import bad_uri, translate
@@ -44,7 +45,7 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
         "serverSelectionTimeoutMS": config.server_selection_timeout_ms,
         "connectTimeoutMS": config.server_selection_timeout_ms,
         "maxPoolSize": config.max_pool_size,
-        "tz_aware": True,
+        **READ_OPTIONS,
         "appname": "memorizz-async",
     }
     name = installed_driver(config)

@@ -24,9 +24,9 @@ from pymongo.write_concern import WriteConcern
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import ServerUnavailableError
+from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
-    CHANGE_CODEC,
     just_before,
     stream_options,
     time_of,
@@ -349,7 +349,7 @@ class MongoDriver:
 
     def _watched(self) -> Any:
         return self._database.with_options(
-            codec_options=CHANGE_CODEC, read_preference=ReadPreference.PRIMARY
+            codec_options=DATES_AS_NUMBERS, read_preference=ReadPreference.PRIMARY
         )
 
     async def _find_server(self, deadline: Deadline) -> None:

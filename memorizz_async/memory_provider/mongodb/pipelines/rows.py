@@ -16,12 +16,17 @@ STAGED = "embedding_next"
 caller sees it."""
 
 
+_MOST_RECALLS = 2**62
+
 _WITHOUT_EMBEDDING: Document = {"embedding": 0, STAGED: 0}
 
 
 def alive(now: datetime) -> Document:
-    """Rows that have not expired. The TTL monitor deletes late, so every read asks too."""
-    return {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]}
+    """Rows that have not expired. The TTL monitor deletes late, so every read asks too.
+
+    As to that monitor, an `expires_at` that is no date is no end.
+    """
+    return {"expires_at": {"$not": {"$lte": now}}}
 
 
 def all_of(*conditions: Mapping[str, Any]) -> Document:
@@ -58,8 +63,12 @@ def any_embedded_filter() -> Document:
 
 
 def touch_filter(ids: Sequence[Any]) -> Document:
-    """Rows that a recall returned."""
-    return {"_id": {"$in": list(ids)}}
+    """Rows that a recall returned, but those whose `recall_count` nothing can be added to: one of
+    them would fail the update of all.
+    """
+    number = {"$lt": _MOST_RECALLS, "$not": {"$type": "array"}}
+    uncounted = {"recall_count": {"$exists": False}}
+    return {"_id": {"$in": list(ids)}, "$or": [uncounted, {"recall_count": number}]}
 
 
 def touch_update(count: int, at: datetime) -> Document:

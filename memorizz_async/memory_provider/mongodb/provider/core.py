@@ -16,6 +16,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Wor
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
+from memorizz_async.memory_provider.mongodb.row_problems import RowProblems
 from memorizz_async.memory_provider.mongodb.rows import collection_names
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.retrieval.reranking import Reranker
@@ -56,8 +57,14 @@ class ProviderCore:
             Words(self._collections, self.config.db_name),
             self.config.dimensions,
         )
+        self._problems = RowProblems()
         self._batches = BatchSearch(
-            self.config, self._collections, self._search, self._recall, self._guard
+            self.config,
+            self._collections,
+            self._search,
+            self._recall,
+            self._guard,
+            self._problems,
         )
 
     def __repr__(self) -> str:

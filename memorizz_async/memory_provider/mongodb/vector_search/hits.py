@@ -29,6 +29,17 @@ def key_of(row_id: Any) -> Hashable:
     return bson.encode({"": row_id})
 
 
+def is_hashable(row_id: Any) -> bool:
+    """Whether the id can be counted by: another program's may be a document, or hold one."""
+    if isinstance(row_id, _ARE_KEYS):
+        return True
+    try:
+        hash(row_id)
+    except TypeError:
+        return False
+    return True
+
+
 async def hit_rows(
     driver: Driver, request: SearchRequest, found: Found
 ) -> dict[Hashable, tuple[dict[str, Any], float]]:
