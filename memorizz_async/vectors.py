@@ -6,7 +6,7 @@ and `list[float]` where it leaves the API.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,14 @@ def stored_vector(value: Any) -> Vector:
     if vector.ndim != 1 or not vector.size:
         raise ValueError(f"an array of shape {vector.shape}")
     return vector
+
+
+def readable_vector(row: Mapping[str, Any]) -> Vector | None:
+    """The vector of a stored row; None where it has none, or one that cannot be read."""
+    try:
+        return stored_vector(row.get("embedding"))
+    except (TypeError, ValueError):
+        return None
 
 
 def _stored_numbers(value: Any) -> Vector:

@@ -46,6 +46,7 @@ class BatchSearch:
         search: VectorSearch,
         recall: Recall,
         guard: ModelGuard,
+        *,
         problems: RowProblems,
     ) -> None:
         self._problems = problems

@@ -51,7 +51,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.scoring import scores
 from memorizz_async.results import FoundBy
 from memorizz_async.retrieval.fusion import FUSIONS
 from memorizz_async.validation import MAX_LIMIT
-from memorizz_async.vectors import Vector, stored_vector
+from memorizz_async.vectors import Vector, readable_vector
 
 _AT_LEAST, _TIMES_THE_LIMIT = 50, 5
 _MOST_BY_IDS = 1_000
@@ -296,11 +296,8 @@ def _exact(rows: Sequence[Row], request: SearchRequest) -> NDArray[np.float32]:
     for query, some in _by_query(rows, request):
         known: dict[int, Vector] = {}
         for position in some:
-            try:
-                vector = stored_vector(rows[position].get("embedding"))
-            except (TypeError, ValueError):
-                continue
-            if vector.shape == query.shape:
+            vector = readable_vector(rows[position])
+            if vector is not None and vector.shape == query.shape:
                 known[position] = vector
         if known:
             stacked = np.stack(list(known.values()))

@@ -25,6 +25,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.rows import (
     vector_projection,
 )
 from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
+    LARGEST_TURN,
     context_update,
     session_index_keys,
     session_tail_pipeline,
@@ -52,6 +53,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.words import (
 )
 
 __all__ = [
+    "LARGEST_TURN",
     "MAX_CANDIDATES",
     "RESIDENT_FIELDS",
     "SCORE_FIELD",

@@ -45,11 +45,12 @@ class ProviderCore:
         self.config = config or MongoDBConfig()
         self._collections = collection_names(self.config.collections)
         self._connection = Connection(self.config)
+        self._problems = RowProblems()
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
         self._recall = Recall(self.config, reranker)
         kept = self.config.embedding_cache
-        cache = MongoDBEmbeddingCache(self._connection.session) if kept else None
+        cache = MongoDBEmbeddingCache(self._connection.session, self._problems) if kept else None
         self._embedders = Embedders(embedding_provider, retiring_embedding_provider, cache)
         self._guard = ModelGuard(
             ModelStates(self._search.written),
@@ -57,14 +58,13 @@ class ProviderCore:
             Words(self._collections, self.config.db_name),
             self.config.dimensions,
         )
-        self._problems = RowProblems()
         self._batches = BatchSearch(
             self.config,
             self._collections,
             self._search,
             self._recall,
             self._guard,
-            self._problems,
+            problems=self._problems,
         )
 
     def __repr__(self) -> str:

@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 
 from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS, split
 from memorizz_async.memory_provider.mongodb.vector_search.field_values import RowValues, ValuesOf
-from memorizz_async.memory_provider.mongodb.vector_search.row_layouts import RowLayout, layout_of
+from memorizz_async.memory_provider.mongodb.vector_search.row_layouts import (
+    RowLayout,
+    has_readable_id,
+    layout_of,
+)
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.vectors import stored_vector
 
@@ -153,6 +157,10 @@ def _read_singly(
     for row in rows:
         document = bson.decode(row, codec_options=DATES_AS_NUMBERS)
         until, values = alive_until(document), values_of(document)
+        if not has_readable_id(row):
+            reason = "its _id is text that is not UTF-8"
+            result.unreadable.append(UnreadableRow(document["_id"], reason, until, values))
+            continue
         try:
             vector = stored_vector(document.get("embedding"))
         except (TypeError, ValueError) as error:
