@@ -30,7 +30,7 @@ def checked_vector(value: Any, *, name: str, dimensions: int | None = None) -> V
     direction, so that cosine similarity does not exist).
     """
     try:
-        vector = stored_vector(value) if isinstance(value, Binary) else _as_float32(value)
+        vector = _stored_numbers(value) if isinstance(value, Binary) else _as_float32(value)
     except (TypeError, ValueError) as error:
         raise InvalidEmbeddingError(
             f"{name} is not a vector of numbers", seen=f"{type(value).__name__}: {error}"

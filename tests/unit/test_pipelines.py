@@ -257,7 +257,17 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             ]
         },
     ),
-    (p.touch_filter, lambda: p.touch_filter((A, B)), {"_id": {"$in": [A, B]}}),
+    (
+        p.touch_filter,
+        lambda: p.touch_filter((A, B)),
+        {
+            "_id": {"$in": [A, B]},
+            "$or": [
+                {"recall_count": {"$exists": False}},
+                {"recall_count": {"$lt": 2**62, "$not": {"$type": "array"}}},
+            ],
+        },
+    ),
     (
         p.touch_update,
         lambda: p.touch_update(3, NOW),
@@ -387,7 +397,14 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                 "$match": {
                     "$and": [
                         {"memory_id": "m", "user_id": None},
-                        {"session_id": "s", "turn": {"$type": "number"}},
+                        {
+                            "session_id": "s",
+                            "turn": {
+                                "$gte": -(2**53),
+                                "$lte": 2**53,
+                                "$not": {"$type": "array"},
+                            },
+                        },
                     ]
                 }
             },

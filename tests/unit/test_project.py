@@ -90,7 +90,7 @@ def test_the_package_is_typed() -> None:
 # -- layers -----------------------------------------------------------------------------------
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "redaction"}),
+    frozenset({"timestamps", "errors", "redaction"}),
     frozenset(
         {
             "enums",
@@ -100,7 +100,6 @@ LAYERS: tuple[frozenset[str], ...] = (
             "notebook",
             "slices",
             "threaded_loop",
-            "timestamps",
             "validation",
             "vectors",
         }
