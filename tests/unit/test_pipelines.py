@@ -19,6 +19,9 @@ from hypothesis import strategies as st
 
 from memorizz_async.memory_provider.mongodb import pipelines as p
 
+EMBEDDED = {
+    "$or": [{"embedding": {"$exists": True, "$ne": None}}, {"embedding": {"$type": "array"}}]
+}
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 A, B = ObjectId("0123456789abcdef01234567"), "turn-2"
 QUERY = Binary(b"\x27\x00\x00\x00\x80\x3f", 9)
@@ -156,7 +159,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         {
             "$and": [
                 {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
-                {"embedding": {"$exists": True, "$ne": None}},
+                EMBEDDED,
                 {"expires_at": {"$not": {"$lte": NOW}}},
             ]
         },
@@ -281,7 +284,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (
         p.any_embedded_filter,
         p.any_embedded_filter,
-        {"embedding": {"$exists": True, "$ne": None}},
+        EMBEDDED,
     ),
     (
         p.create_search_index,

@@ -16,7 +16,9 @@ from memorizz_async.memory_provider.mongodb.pipelines import models as q
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 VECTOR = Binary(b"\x27\x00\x00\x00\x80\x3f", 9)
-EMBEDDED = {"embedding": {"$exists": True, "$ne": None}}
+EMBEDDED = {
+    "$or": [{"embedding": {"$exists": True, "$ne": None}}, {"embedding": {"$type": "array"}}]
+}
 ANOTHER = {"$and": [EMBEDDED, {"embedding_model": {"$ne": "m"}}]}
 HOLDS = {"$expr": {"$eq": ["$content", "$embedding_next.text"]}}
 NO_ARRAY = {"$not": {"$type": "array"}}

@@ -7,11 +7,17 @@ from functools import partial
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
-from memorizz_async.memory_provider.mongodb.hybrid import HybridSearch, Prepare, no_words, wider
+from memorizz_async.memory_provider.mongodb.hybrid import (
+    HybridSearch,
+    Prepare,
+    answer_by_words,
+    no_words,
+    wider,
+)
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
-from memorizz_async.memory_provider.mongodb.text_search import NAME, TextIndex, TextSearch
+from memorizz_async.memory_provider.mongodb.text_search import TextIndex, TextSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -89,10 +95,6 @@ class Recall:
         found = await self.texts.search(driver, index, request, words)
         if isinstance(found, str):
             raise no_words("text", found)
-        rows = [({**row, "text_score": score}, score / (1 + score)) for row, score in found.rows]
         if request.trace is not None:
             request.trace.why, request.trace.index = "the mode is 'text'", index.name
-            request.trace.found_by = [
-                (FoundBy(NAME, rank, score),) for rank, (_, score) in enumerate(found.rows, start=1)
-            ]
-        return SearchAnswer(NAME, rows, mode="text")
+        return answer_by_words(found.rows, request)

@@ -17,6 +17,7 @@ caller sees it."""
 
 
 _MOST_RECALLS = 2**62
+_A_LIST: Document = {"$type": "array"}
 
 _WITHOUT_EMBEDDING: Document = {"embedding": 0, STAGED: 0}
 
@@ -59,14 +60,15 @@ def expired_filter(ids: Sequence[Any], now: datetime) -> Document:
 
 def any_embedded_filter() -> Document:
     """Rows of a collection that have a vector, whoever's: to learn its dimension, nothing else."""
-    return {"embedding": {"$exists": True, "$ne": None}}
+    # A list with a null in it is none to `$ne`; a search has to name such a row.
+    return {"$or": [{"embedding": {"$exists": True, "$ne": None}}, {"embedding": _A_LIST}]}
 
 
 def touch_filter(ids: Sequence[Any]) -> Document:
     """Rows that a recall returned, but those whose `recall_count` nothing can be added to: one of
     them would fail the update of all.
     """
-    number = {"$lt": _MOST_RECALLS, "$not": {"$type": "array"}}
+    number = {"$lt": _MOST_RECALLS, "$not": _A_LIST}
     uncounted = {"recall_count": {"$exists": False}}
     return {"_id": {"$in": list(ids)}, "$or": [uncounted, {"recall_count": number}]}
 
