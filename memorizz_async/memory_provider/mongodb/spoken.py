@@ -29,7 +29,7 @@ def text_of(content: Any) -> str:
     documents, lists, patterns.
     """
     if isinstance(content, str):
-        return content
+        return content if type(content) is str else str(content)  # a Code is a str, too
     if isinstance(content, datetime | DatetimeMS):
         return iso_text(content)
     return str(content) if isinstance(content, _SIMPLE) else ""

@@ -47,7 +47,7 @@ def scan_filter(scope: Mapping[str, Any], now: datetime) -> Document:
 
 
 def other_vectors_filter(scope: Mapping[str, Any], dimensions: int, now: datetime) -> Document:
-    """Rows of the scope whose vector has another form, or another dimension, than so many floats."""
+    """Rows of the scope whose vector has another form or dimension than so many floats."""
     length = 2 + 4 * dimensions
     kind, size = {"$type": "$embedding"}, {"$binarySize": "$embedding"}
     of_bytes = {"$cond": [{"$eq": [kind, "binData"]}, {"$eq": [size, length]}, False]}

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence, Set
 from typing import Any
 
 import bson
-from bson import ObjectId
+from bson import Code, ObjectId
 
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -19,19 +19,22 @@ Found = Sequence[tuple[Any, float]]
 """Ids and scores, the best first."""
 
 _ROUNDS = 3
-_ARE_KEYS = (str, ObjectId)  # a tuple: it is asked hundreds of times a recall
+_ARE_KEYS = frozenset((str, ObjectId))
+"""By the very type, as bson decodes them: a `Code` is a str, too, and has no hash."""
 
 
 def key_of(row_id: Any) -> Hashable:
     """The id as a key of a dict: an id may be any value, and Python takes 1 for True."""
-    if isinstance(row_id, _ARE_KEYS):
-        return row_id
+    if type(row_id) in _ARE_KEYS:
+        return row_id  # type: ignore[no-any-return]
+    if isinstance(row_id, str) and not isinstance(row_id, Code):
+        return str(row_id)
     return bson.encode({"": row_id})
 
 
 def is_hashable(row_id: Any) -> bool:
     """Whether the id can be counted by: another program's may be a document, or hold one."""
-    if isinstance(row_id, _ARE_KEYS):
+    if type(row_id) in _ARE_KEYS:
         return True
     try:
         hash(row_id)
