@@ -1,20 +1,25 @@
 """What another program may have stored: one row for each odd value in each field.
 
-Python cannot hold a text that is not UTF-8: such rows are made as BSON, with `@@` for two bytes that
-no text has.
+Python cannot hold a text that is not UTF-8: such rows are made as BSON, with `@@` for two bytes
+that no text has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import bson
+import pymongo
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 from bson.binary import BinaryVectorDtype
 from bson.datetime_ms import DatetimeMS
 from bson.raw_bson import RawBSONDocument
+from pymongo.errors import BulkWriteError
+
+from memorizz_async import MemoryType, MongoDBConfig
 
 NOT_UTF8 = "bad @@ text"
 FAR = DatetimeMS(260_000_000_000_000)  # in the year 10209
@@ -64,3 +69,18 @@ def odd_rows(whose: Mapping[str, Any], embedding: Any) -> Iterator[dict[str, Any
         yield {"_id": ObjectId(), **plain, "embedding": value}
     for value in IDS:
         yield {"_id": value, **plain}
+
+
+async def write(config: MongoDBConfig, kind: MemoryType, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as another program does, past every check of ours."""
+
+    def insert() -> None:
+        with pymongo.MongoClient(config.uri) as client:
+            target = client[config.db_name][kind.collection]
+            try:
+                target.insert_many(map(bson_of, rows), ordered=False)
+            except BulkWriteError as error:  # a text index takes no text that is not UTF-8
+                refused = (error.details or {})["writeErrors"]
+                assert {entry["code"] for entry in refused} == {28755}
+
+    await asyncio.to_thread(insert)

@@ -186,8 +186,8 @@ class HybridSearch:
         # With vectors: a row found by its words alone is compared without another trip.
         with_vectors = replace(wide, include_embedding=True)
         by_words, by_vector = await _both(self._words(with_vectors), _or_report(prepared.search()))
-        if isinstance(by_vector, StoredEmbeddingError):
-            return self._words_alone(by_words, by_vector)
+        if by_vector.unsearchable is not None and not by_vector.rows:
+            return self._words_alone(by_words, by_vector.unsearchable)
         if isinstance(by_words, str):
             return self._without_words(by_words, by_vector)
         with step(wide.trace, "fusion"):  # in a thread: it may be of thousands of vectors
@@ -287,14 +287,14 @@ class HybridSearch:
         trace.found_by = [ways[one.key] for one in won]
 
 
-async def _or_report(search: Awaitable[SearchAnswer]) -> SearchAnswer | StoredEmbeddingError:
-    """The answer, or why no vector of the scope can be compared. Raises all other errors."""
+async def _or_report(search: Awaitable[SearchAnswer]) -> SearchAnswer:
+    """The answer; without rows where no vector of the scope can be compared."""
     try:
         return await search
     except EmbeddingModelMismatchError:
         raise
     except StoredEmbeddingError as report:
-        return report
+        return SearchAnswer("none", [], report)
 
 
 def answer_by_words(
