@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from bson import Binary, ObjectId
 from bson.binary import BinaryVectorDtype
+from pymongo import MongoClient
 from support.embedder import CountingEmbedder, vector_of
 from support.odd_values import FAR, IDS, NOT_UTF8, VECTORS, odd_rows, write
 
@@ -255,10 +257,6 @@ async def test_reembed_names_the_rows_that_it_cannot_embed(
 
 async def test_an_odd_row_of_the_embedding_cache_is_computed_anew(config: MongoDBConfig) -> None:
     """The others are taken from it."""
-    from dataclasses import replace
-
-    from pymongo import MongoClient
-
     kept = replace(config, embedding_cache=True)
     async with AsyncMongoDBProvider(kept, embedding_provider=embedder()) as provider:
         await provider.store_many_async(["bees", "cello", "nuts"], KB, memory_id="ada")
@@ -272,6 +270,25 @@ async def test_an_odd_row_of_the_embedding_cache_is_computed_anew(config: MongoD
     async with AsyncMongoDBProvider(kept, embedding_provider=again) as provider:
         await provider.store_many_async(["bees", "cello", "nuts"], KB, memory_id="ada")
     assert len(counting.texts) == 1
+
+
+async def test_uuids_of_the_address_hide_no_row(config: MongoDBConfig) -> None:
+    """One of another length than 16 bytes cannot be decoded as a UUID: then none is."""
+    wanted = replace(config, uri=f"{config.uri}&uuidRepresentation=standard")
+    rows = [
+        {"_id": Binary(b"0" * 16, 4), "content": "bees", "tag": Binary(b"1" * 16, 4)},
+        {"_id": "short", "content": "nuts", "tag": Binary(b"abc", 4)},
+    ]
+    vector = vector_of("bees").tolist()
+    async with AsyncMongoDBProvider(wanted, embedding_provider=embedder()) as provider:
+        await provider.ensure_indexes_async([KB])
+        await write(config, KB, [{**row, **ADA, "embedding": vector} for row in rows])
+        for mode in ("vector", "hybrid", "text"):
+            hits = await provider.retrieve_memory_units_by_query_async(
+                "bees nuts", mode=mode, **ADA
+            )
+            assert contents(hits) == {"bees", "nuts"}
+        assert len(await provider.list_async(KB, **ADA)) == 2
 
 
 async def test_rows_with_odd_ids_come(

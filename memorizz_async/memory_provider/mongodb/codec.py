@@ -20,6 +20,13 @@ READ_OPTIONS: dict[str, Any] = {
 }
 """What a client is opened with."""
 
+READ_CODEC: CodecOptions[Any] = CodecOptions(
+    tz_aware=True,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="replace",
+)
+"""The same, whatever else the address asks for."""
+
 DATES_AS_NUMBERS: CodecOptions[Any] = CodecOptions(
     tz_aware=True,
     datetime_conversion=DatetimeConversion.DATETIME_MS,

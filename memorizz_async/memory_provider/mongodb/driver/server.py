@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pymongo
 from bson import Timestamp
+from bson.errors import InvalidBSON
 from pymongo import errors as driver_errors
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -24,7 +25,7 @@ from pymongo.write_concern import WriteConcern
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import ServerUnavailableError
-from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS
+from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS, READ_CODEC
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
     just_before,
@@ -108,12 +109,18 @@ class MongoDriver:
         sort: Sort = (),
         deadline: Deadline,
     ) -> list[Document]:
-        with self._bounded(f"find in {collection!r}", deadline):
-            cursor = self._database[collection].find(
+        def read(source: Any) -> Any:
+            return source.find(
                 query, projection, limit=limit, skip=skip, sort=list(sort) or None,
                 batch_size=_ROWS_A_BATCH,
             )  # fmt: skip
-            rows: list[Document] = await cursor.to_list(None)
+
+        rows: list[Document]
+        with self._bounded(f"find in {collection!r}", deadline):
+            try:
+                rows = await read(self._database[collection]).to_list(None)
+            except InvalidBSON:
+                rows = await read(self._plain(collection)).to_list(None)
             return rows
 
     @mapped
@@ -124,7 +131,12 @@ class MongoDriver:
         rows: list[Document]
         if not any("$vectorSearch" in stage for stage in pipeline[:1]):
             with self._bounded(operation, deadline):
-                rows = await (await self._aggregate(collection, pipeline)).to_list(None)
+                try:
+                    rows = await (await self._aggregate(collection, pipeline)).to_list(None)
+                except InvalidBSON:
+                    rows = await (await self._aggregate(collection, pipeline, plain=True)).to_list(
+                        None
+                    )
                 return rows
         # A mongot that is down is HostUnreachable, and under pymongo.timeout a driver tries that
         # again and again until the deadline is over, where somebody else could have answered.
@@ -322,9 +334,16 @@ class MongoDriver:
         await self._client.close()
 
     async def _aggregate(
-        self, collection: str, pipeline: Sequence[Document], **options: Any
+        self, collection: str, pipeline: Sequence[Document], *, plain: bool = False, **options: Any
     ) -> Any:
-        return await self._database[collection].aggregate(list(pipeline), **options)
+        source = self._plain(collection) if plain else self._database[collection]
+        return await source.aggregate(list(pipeline), **options)
+
+    def _plain(self, collection: str) -> Any:
+        """The collection without UUIDs: where the address asks for them, one of another length than
+        16 bytes cannot be decoded, nor can any row beside it.
+        """
+        return self._database[collection].with_options(codec_options=READ_CODEC)
 
     async def _start_session(self) -> Any:
         return self._client.start_session()

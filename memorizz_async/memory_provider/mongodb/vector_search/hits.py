@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence, Set
 from typing import Any
 
 import bson
-from bson import Code, ObjectId
+from bson import Code, CodecOptions, ObjectId, UuidRepresentation
 
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -19,6 +19,7 @@ Found = Sequence[tuple[Any, float]]
 """Ids and scores, the best first."""
 
 _ROUNDS = 3
+_WITH_UUIDS: CodecOptions[Any] = CodecOptions(uuid_representation=UuidRepresentation.STANDARD)
 _ARE_KEYS = frozenset((str, ObjectId))
 """By the very type, as bson decodes them: a `Code` is a str, too, and has no hash."""
 
@@ -29,7 +30,7 @@ def key_of(row_id: Any) -> Hashable:
         return row_id  # type: ignore[no-any-return]
     if isinstance(row_id, str) and not isinstance(row_id, Code):
         return str(row_id)
-    return bson.encode({"": row_id})
+    return bson.encode({"": row_id}, codec_options=_WITH_UUIDS)
 
 
 def is_hashable(row_id: Any) -> bool:
