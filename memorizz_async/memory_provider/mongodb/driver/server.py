@@ -143,7 +143,7 @@ class MongoDriver:
         left_s = deadline.remaining_s(operation)
         try:
             async with asyncio.timeout(left_s):
-                options = {"maxTimeMS": math.ceil(left_s * 1000)}
+                options: dict[str, Any] = {"maxTimeMS": math.ceil(left_s * 1000)}
                 rows = await (await self._aggregate(collection, pipeline, **options)).to_list(None)
                 return rows
         except TimeoutError as error:
