@@ -200,6 +200,12 @@ class StoredEmbeddingError(MemorizzAsyncError):
         self.rows = dict(rows)
         self.count = count
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong with each of `rows`, and what to do."""
+        todo = "" if self.fix is None else f": {self.fix}"
+        return {row_id: f"{reason}{todo}" for row_id, reason in self.rows.items()}
+
 
 class EmbeddingModelMismatchError(StoredEmbeddingError):
     """Vectors of two embedding models would be compared, or stored side by side.

@@ -6,9 +6,10 @@ Everything in the HTML is escaped. The line never has the text of a memory: it e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from html import escape
 from typing import Any
+
+from memorizz_async.timestamps import row_datetime
 
 _MOST_ROWS = 20
 _MOST_CHARACTERS = 240
@@ -149,5 +150,5 @@ def _number(value: Any) -> str:
 
 
 def _date(hit: Mapping[str, Any]) -> str:
-    at = hit.get("timestamp") or hit.get("created_at")
-    return f"{at:%Y-%m-%d}" if isinstance(at, datetime) else str(at or "")[:10]
+    at = row_datetime(hit)
+    return f"{at:%Y-%m-%d}" if at else ""

@@ -44,6 +44,8 @@ class Explanation(Summarized):
     exact: whether every row of the scope was compared.
     scope, filter: what was in force; filter is `{}` where there was none, and None where it could
         match no row, so that nobody was asked.
+    problems: what is wrong with rows that could not be used in full, and what to do, by their `_id`
+        as text: of the hits, and the first 20 of those that could not be compared with the query.
     hits: in their order. steps_ms: milliseconds by step; the embedding is shared by its batch.
     """
 
@@ -55,6 +57,7 @@ class Explanation(Summarized):
     filter: Mapping[str, Any] | None
     hits: Sequence[HitExplanation]
     steps_ms: Mapping[str, float]
+    problems: Mapping[str, str] = field(default_factory=dict)
 
     def summary(self) -> Mapping[str, object]:
         """Without the scope and the filter, whose values are the caller's."""

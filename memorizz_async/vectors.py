@@ -6,7 +6,7 @@ and `list[float]` where it leaves the API.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def checked_vector(value: Any, *, name: str, dimensions: int | None = None) -> V
     direction, so that cosine similarity does not exist).
     """
     try:
-        vector = stored_vector(value) if isinstance(value, Binary) else _as_float32(value)
+        vector = _stored_numbers(value) if isinstance(value, Binary) else _as_float32(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidEmbeddingError(
             f"{name} is not a vector of numbers", seen=f"{type(value).__name__}: {error}"
@@ -67,8 +67,23 @@ def to_bson(vector: Vector) -> Binary:
 def stored_vector(value: Any) -> Vector:
     """A stored vector, in any form that memorizz or we write: BinData or an array of numbers.
 
-    Raises ValueError or TypeError, with the reason, for anything else.
+    Raises ValueError or TypeError, with the reason, for anything else, an empty one included.
     """
+    vector = _stored_numbers(value)
+    if vector.ndim != 1 or not vector.size:
+        raise ValueError(f"an array of shape {vector.shape}")
+    return vector
+
+
+def readable_vector(row: Mapping[str, Any]) -> Vector | None:
+    """The vector of a stored row; None where it has none, or one that cannot be read."""
+    try:
+        return stored_vector(row.get("embedding"))
+    except (TypeError, ValueError):
+        return None
+
+
+def _stored_numbers(value: Any) -> Vector:
     if isinstance(value, Binary):
         if value.subtype != VECTOR_SUBTYPE:
             raise ValueError(f"BinData of subtype {value.subtype}, not {VECTOR_SUBTYPE}")

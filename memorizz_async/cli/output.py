@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import date, time
+from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
 from memorizz_async.errors import MemorizzAsyncError
@@ -75,6 +75,12 @@ def plain(value: Any) -> str:
     """A value in a line of text."""
     if value is None:
         return "-"
+    from bson.datetime_ms import DatetimeMS  # here: an error must be shown without it, at once
+
+    from memorizz_async.timestamps import iso_text
+
+    if isinstance(value, datetime | DatetimeMS):
+        return iso_text(value)
     return value.isoformat() if isinstance(value, date | time) else str(value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 
 from memorizz_async.context.window import LeftOut
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import dot_products
 from memorizz_async.redaction import shown
 from memorizz_async.results import Hit, RecallResults
+from memorizz_async.timestamps import number_of
 
 Relevance = Callable[[Hit], float]
 Matrix = NDArray[np.float32]
@@ -68,8 +71,9 @@ def in_order_scores(hits: list[Hit]) -> list[float]:
     """
     scores = np.array([float(hit["score"]) for hit in hits])
     for name in ("rerank_score", "fused_score"):
-        if hits and all(name in hit for hit in hits):
-            order = np.array([float(hit[name]) for hit in hits])
+        orders = [number_of(hit.get(name)) for hit in hits]
+        if hits and None not in orders:
+            order = np.array(orders, dtype=np.float64)
             width = order.max() - order.min()
             share = (order - order.min()) / width if width > 0 else np.ones(len(hits))
             scores = scores.min() + share * (scores.max() - scores.min())
@@ -90,7 +94,8 @@ def distinct(
     check: called now and then; it raises where nobody waits any more. The vectors have the shape
     (n, d), zeros for a candidate that has none.
     """
-    dimensions = next((c.unit.size for c in candidates if c.unit is not None), 0)
+    sizes = Counter(c.unit.size for c in candidates if c.unit is not None)
+    dimensions = max(sizes, key=sizes.__getitem__, default=0)  # not whichever comes first
     vectors = np.zeros((len(candidates), dimensions), dtype=np.float32)
     kept: list[Candidate] = []
     left: list[LeftOut] = []
@@ -98,10 +103,10 @@ def distinct(
     by_text: dict[str, Candidate] = {}
     for candidate in candidates:
         check()
-        text = normalised(str(candidate.hit["content"]))
+        text = normalised(text_of(candidate.hit["content"]))
         row = (candidate.store, key_of(candidate.hit["_id"]))
         if not text:
-            left.append(candidate.left_out("no text", "the row has no content"))
+            left.append(candidate.left_out("no text", "the row has no content that is text"))
             continue
         if (same := by_row.get(row) or by_text.get(text)) is not None:
             how = "the same row" if row in by_row else "the same text"
@@ -146,7 +151,7 @@ def _tell_apart(one: Hit, other: Hit) -> bool:
     turns = (one.get("turn"), other.get("turn"))
     if None not in turns and one.get("session_id") == other.get("session_id"):
         return True
-    numbers, others = (_NUMBERS.findall(str(hit["content"])) for hit in (one, other))
+    numbers, others = (_NUMBERS.findall(text_of(hit["content"])) for hit in (one, other))
     return numbers != others
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.redaction import shown
 from memorizz_async.results import Hit
-from memorizz_async.retrieval.memory_signal import moment
+from memorizz_async.timestamps import datetime_of, row_datetime
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class ContextMemory:
     @property
     def date(self) -> str:
         """The day in UTC, as `2024-05-03`; empty where the row does not say."""
-        return f"{self.at.astimezone(UTC):%Y-%m-%d}" if self.at else ""
+        at = datetime_of(self.at)
+        return f"{at:%Y-%m-%d}" if at else ""
 
     @property
     def note(self) -> str:
@@ -51,8 +53,8 @@ class ContextMemory:
         return cls(
             id=str(hit["_id"]),
             memory_type=memory_type,
-            content="\n  ".join(str(hit["content"]).strip().splitlines()),
-            at=moment(hit.get("timestamp")) or moment(hit.get("created_at")),
+            content="\n  ".join(text_of(hit["content"]).strip().splitlines()),
+            at=row_datetime(hit),
             source=_source(hit),
             score=float(hit["score"]),
             row={name: value for name, value in hit.items() if name != "embedding"},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from memorizz_async.errors import ConfigurationError, InvalidInputError
 from memorizz_async.redaction import shown
+from memorizz_async.timestamps import number_of, row_seconds
 from memorizz_async.validation import checked_number
 
 SECONDS_A_DAY = 86_400.0
@@ -45,12 +46,11 @@ class MemorySignal:
 
     def of_row(self, row: dict[str, Any], score: float, now: datetime) -> float:
         """The signal of a stored row; a row that names no importance has the middle one, 0.5."""
-        importance = row.get("importance")
-        is_number = isinstance(importance, int | float) and not isinstance(importance, bool)
+        importance = number_of(row.get("importance"))
         return _weighted(
             score,
             age_days=age_days(row, now),
-            importance=float(importance) if is_number else 0.5,  # type: ignore[arg-type]
+            importance=0.5 if importance is None else importance,
             weights=self,
         )
 
@@ -109,25 +109,10 @@ def _weighted(
 
 def age_days(row: dict[str, Any], now: datetime) -> float | None:
     """How old a memory is, in days: since its `timestamp` (memorizz's conversations), else since
-    `created_at`, as BSON dates or ISO strings. None where neither says.
+    `created_at`, as dates, ISO text or seconds since the epoch. None where neither says.
     """
-    for name in ("timestamp", "created_at"):
-        at = moment(row.get(name))
-        if at is not None:
-            return (now - at).total_seconds() / SECONDS_A_DAY
-    return None
-
-
-def moment(value: Any) -> datetime | None:
-    """A stored moment, aware of its time zone (UTC where it names none); None for no moment."""
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            return None
-    if not isinstance(value, datetime):
-        return None
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+    at = row_seconds(row)
+    return None if at is None else (now.timestamp() - at) / SECONDS_A_DAY
 
 
 def _unit(value: float) -> float:

@@ -35,6 +35,7 @@ Document = dict[str, Any]
 # Types survive a round trip: Int64 stays Int64, UUIDs and vectors stay Binary, and dates are
 # DatetimeMS, which compare with each other and have no range that a date could fall out of.
 CODEC: CodecOptions[Document] = CodecOptions(
+    unicode_decode_error_handler="replace",
     document_class=dict,
     uuid_representation=UuidRepresentation.UNSPECIFIED,
     datetime_conversion=DatetimeConversion.DATETIME_MS,

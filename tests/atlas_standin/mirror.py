@@ -24,7 +24,9 @@ from .content import Content
 from .messages import CODEC, Document
 
 _RAW: CodecOptions[RawBSONDocument] = CodecOptions(
-    document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_MS
+    document_class=RawBSONDocument,
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
+    unicode_decode_error_handler="replace",
 )
 # How long one read of the stream waits for news: just enough to be told that there is none.
 _AWAIT_MS = 1

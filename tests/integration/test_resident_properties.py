@@ -373,7 +373,7 @@ class Residents(RuleBasedStateMachine):
             whose = row.get("user_id")
             mine = user in ("unset", whose) or (user is not None and whose is None)
             until = row.get("expires_at")
-            alive = until is None or str(FUTURE) in repr(until)
+            alive = f"({PAST})" not in repr(until)  # what is no date never ends
             if row["memory_id"] != tenant or not mine or not alive or row["embedding"] is None:
                 continue
             if by_role and row.get("role") == UNKEPT:

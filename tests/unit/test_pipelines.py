@@ -19,6 +19,9 @@ from hypothesis import strategies as st
 
 from memorizz_async.memory_provider.mongodb import pipelines as p
 
+EMBEDDED = {
+    "$or": [{"embedding": {"$exists": True, "$ne": None}}, {"embedding": {"$type": "array"}}]
+}
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 A, B = ObjectId("0123456789abcdef01234567"), "turn-2"
 QUERY = Binary(b"\x27\x00\x00\x00\x80\x3f", 9)
@@ -38,7 +41,7 @@ STILL_IN_SCOPE = {
     "$match": {
         "$and": [
             {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
-            {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+            {"expires_at": {"$not": {"$lte": NOW}}},
         ]
     }
 }
@@ -141,7 +144,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (
         p.alive,
         lambda: p.alive(NOW),
-        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+        {"expires_at": {"$not": {"$lte": NOW}}},
     ),
     (p.all_of, p.all_of, {}),
     (p.all_of, lambda: p.all_of({}, {"a": 1}, {}), {"a": 1}),
@@ -156,8 +159,8 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         {
             "$and": [
                 {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
-                {"embedding": {"$exists": True, "$ne": None}},
-                {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                EMBEDDED,
+                {"expires_at": {"$not": {"$lte": NOW}}},
             ]
         },
     ),
@@ -181,7 +184,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             "$and": [
                 {"_id": {"$in": [ObjectId("0123456789abcdef01234567"), "turn-2"]}},
                 {"memory_id": "m"},
-                {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                {"expires_at": {"$not": {"$lte": NOW}}},
             ]
         },
     ),
@@ -219,7 +222,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                 "$match": {
                     "$and": [
                         {"$and": [SCOPE, {"role": {"$type": "null"}}]},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -257,7 +260,17 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
             ]
         },
     ),
-    (p.touch_filter, lambda: p.touch_filter((A, B)), {"_id": {"$in": [A, B]}}),
+    (
+        p.touch_filter,
+        lambda: p.touch_filter((A, B)),
+        {
+            "_id": {"$in": [A, B]},
+            "$or": [
+                {"recall_count": {"$exists": False}},
+                {"recall_count": {"$lt": 2**62, "$not": {"$type": "array"}}},
+            ],
+        },
+    ),
     (
         p.touch_update,
         lambda: p.touch_update(3, NOW),
@@ -271,7 +284,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (
         p.any_embedded_filter,
         p.any_embedded_filter,
-        {"embedding": {"$exists": True, "$ne": None}},
+        EMBEDDED,
     ),
     (
         p.create_search_index,
@@ -307,7 +320,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                     "$and": [
                         {"$text": {"$search": "red door"}},
                         {"memory_id": "m", "$or": [{"user_id": "u"}, {"user_id": None}]},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -334,7 +347,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                         {"$text": {"$search": "red"}},
                         {"memory_id": "m"},
                         {"role": {"$eq": "user"}},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -360,7 +373,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                     "$and": [
                         {"$text": {"$search": "red"}},
                         {"memory_id": "m"},
-                        {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]},
+                        {"expires_at": {"$not": {"$lte": NOW}}},
                     ]
                 }
             },
@@ -387,11 +400,18 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
                 "$match": {
                     "$and": [
                         {"memory_id": "m", "user_id": None},
-                        {"session_id": "s", "turn": {"$type": "number"}},
+                        {
+                            "session_id": "s",
+                            "turn": {
+                                "$gte": -(2**53),
+                                "$lte": 2**53,
+                                "$not": {"$type": "array"},
+                            },
+                        },
                     ]
                 }
             },
-            {"$match": {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}},
+            {"$match": {"expires_at": {"$not": {"$lte": NOW}}}},
             {"$sort": {"turn": -1, "_id": -1}},
             {"$limit": 4},
             {"$project": {"content": 1, "turn": 1}},
@@ -504,7 +524,7 @@ def test_a_search_of_every_tenant_has_no_filter() -> None:
     """An empty one is none; what is left says who may be found."""
     stage, still, *_ = search(scope={})
     assert "filter" not in stage["$vectorSearch"]
-    assert still == {"$match": {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}}
+    assert still == {"$match": {"expires_at": {"$not": {"$lte": NOW}}}}
 
 
 def test_what_goes_in_is_not_changed_or_shared() -> None:

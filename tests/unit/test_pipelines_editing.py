@@ -15,7 +15,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import editing as e
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SCOPE = {"memory_id": "m", "user_id": None}
-ALIVE = {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}
+ALIVE = {"expires_at": {"$not": {"$lte": NOW}}}
 
 SNAPSHOTS: list[tuple[Callable[..., Any], tuple[Any, ...], Any]] = [
     (e.equal_to, (None,), {}),
@@ -26,6 +26,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], tuple[Any, ...], Any]] = [
     (e.equal_to, ([{"a": 1}, {"b": 2}],), {"$or": [{"a": {"$eq": 1}}, {"b": {"$eq": 2}}]}),
     (e.equal_to, ([],), {"_id": {"$in": []}}),
     (e.history_index_keys, (), [("memory_id", 1), ("timestamp", 1), ("_id", 1)]),
+    (e.times_projection, (), {"timestamp": 1, "created_at": 1}),
     (e.rows_filter, (SCOPE,), SCOPE),
     (e.rows_filter, ({},), {}),
     (e.rows_filter, (SCOPE, {"a": 1}), {"$and": [SCOPE, {"a": {"$eq": 1}}]}),

@@ -16,12 +16,16 @@ from memorizz_async.memory_provider.mongodb.pipelines import models as q
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 VECTOR = Binary(b"\x27\x00\x00\x00\x80\x3f", 9)
-EMBEDDED = {"embedding": {"$exists": True, "$ne": None}}
+EMBEDDED = {
+    "$or": [{"embedding": {"$exists": True, "$ne": None}}, {"embedding": {"$type": "array"}}]
+}
 ANOTHER = {"$and": [EMBEDDED, {"embedding_model": {"$ne": "m"}}]}
 HOLDS = {"$expr": {"$eq": ["$content", "$embedding_next.text"]}}
+NO_ARRAY = {"$not": {"$type": "array"}}
+HAS_TEXT = {"content": {"$regex": r"\S", "$not": {"$type": "array"}}}
 TO_EMBED = [
     ANOTHER,
-    {"content": {"$regex": r"\S"}},
+    HAS_TEXT,
     {
         "$or": [
             {"embedding_next.model": {"$ne": "m"}},
@@ -131,7 +135,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (
         q.without_text_filter,
         lambda: q.without_text_filter("m"),
-        {"$and": [ANOTHER, {"content": {"$not": {"$regex": r"\S"}}}]},
+        {"$and": [ANOTHER, {"$nor": [HAS_TEXT]}]},
     ),
     (
         q.to_embed_projection,
@@ -147,9 +151,9 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         q.turns_before_pipeline,
         lambda: q.turns_before_pipeline({"memory_id": "t", "user_id": None}, "s", 4, 6, 2),
         [
-            [{"$match": {**SESSION, "turn": {"$gte": 4, "$lte": 6}}}, READ],
+            [{"$match": {**SESSION, "turn": {"$gte": 4, "$lte": 6, **NO_ARRAY}}}, READ],
             [
-                {"$match": {**SESSION, "turn": {"$type": "number", "$lt": 4}}},
+                {"$match": {**SESSION, "turn": {"$gte": -(2**53), "$lt": 4, **NO_ARRAY}}},
                 {"$sort": {"turn": -1, "_id": -1}},
                 {"$limit": 2},
                 READ,

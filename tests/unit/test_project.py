@@ -90,7 +90,7 @@ def test_the_package_is_typed() -> None:
 # -- layers -----------------------------------------------------------------------------------
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "installing"}),
+    frozenset({"errors", "installing", "timestamps"}),
     frozenset({"address"}),
     frozenset({"redaction"}),
     frozenset({"validation"}),

@@ -12,7 +12,6 @@ from memorizz_async.enums import MemoryType
 from memorizz_async.memory_provider.mongodb.scope import Scope
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import (
     FOREVER,
-    NEVER,
     alive_until,
     has_vector,
     matcher_of,
@@ -63,11 +62,11 @@ MOMENT = datetime(2026, 1, 2, tzinfo=UTC)
         ({"expires_at": None}, FOREVER),
         ({"expires_at": MOMENT}, MOMENT.timestamp() * 1000),
         ({"expires_at": DatetimeMS(5)}, 5.0),
-        ({"expires_at": [DatetimeMS(5), DatetimeMS(7)]}, 7.0),
-        ({"expires_at": [None, DatetimeMS(7)]}, FOREVER),
-        ({"expires_at": []}, NEVER),
-        ({"expires_at": "soon"}, NEVER),
-        ({"expires_at": 5}, NEVER),
+        ({"expires_at": [DatetimeMS(5), DatetimeMS(7)]}, 5.0),
+        ({"expires_at": [None, DatetimeMS(7)]}, 7.0),
+        ({"expires_at": []}, FOREVER),
+        ({"expires_at": "soon"}, FOREVER),
+        ({"expires_at": 5}, FOREVER),
     ],
 )
 def test_a_row_lives_until(row: Any, until: float) -> None:

@@ -35,8 +35,15 @@ class Agents(AdapterCore, MemoryProvider):  # type: ignore[misc]
         return None if row is None else _model_of(row)
 
     def list_memagents(self) -> list[Any]:
-        """Every agent, as memorizz's models."""
-        return [_model_of(row) for row in self._rows(_AGENTS, memory_id=EVERY_TENANT)]
+        """Every agent, as memorizz's models; a record that those refuse is logged, and left out."""
+        agents = []
+        for row in self._rows(_AGENTS, memory_id=EVERY_TENANT):
+            try:
+                agents.append(_model_of(row))
+            except Exception as error:  # noqa: BLE001 - whatever memorizz's model makes of it
+                problem = f"memorizz reads no agent from it ({type(error).__name__}): mend it"
+                self._problems.name(_AGENTS.name, {row["_id"]: problem})
+        return agents
 
     def update_memagent_memory_ids(self, agent_id: str, memory_ids: list[str]) -> bool:
         """Say which memories an agent has; whether it is there."""

@@ -15,6 +15,7 @@ from memorizz_async.integrations.memorizz.documents import shown as shown_record
 from memorizz_async.integrations.memorizz.embeddings import MemorizzEmbeddings
 from memorizz_async.integrations.memorizz.framework import is_unset
 from memorizz_async.memory_provider.mongodb import EVERY_TENANT, UNSET, AsyncMongoDBProvider
+from memorizz_async.memory_provider.mongodb.row_problems import RowProblems
 from memorizz_async.memory_provider.mongodb.scope import Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm
 from memorizz_async.redaction import shown
@@ -43,6 +44,7 @@ class AdapterCore:
         self._aio = SharedProvider(inner, self._background)
         self._embedding_provider = MemorizzEmbeddings(lambda: inner.embedder, self._background)
         self._names_model = False
+        self._problems = RowProblems()
 
     def _do(self, name: str, *args: Any, **options: Any) -> Any:
         """Call a method of the async provider on the background loop, and wait for it here."""

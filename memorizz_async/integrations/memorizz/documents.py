@@ -9,11 +9,13 @@ from enum import Enum
 from typing import Any
 
 from bson import Binary, Decimal128, ObjectId
+from bson.datetime_ms import DatetimeMS
 
 from memorizz_async.enums import MemoryType
 from memorizz_async.errors import InvalidInputError
 from memorizz_async.integrations.memorizz.framework import is_unset
 from memorizz_async.redaction import shown as shown_kind
+from memorizz_async.timestamps import datetime_of, iso_text, number_of
 from memorizz_async.validation import check_depth
 
 Record = dict[str, Any]
@@ -87,19 +89,10 @@ def moment(value: Any) -> Any:
     """The end of a row as a date, which alone the database understands; text that names none is
     left as it is.
     """
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            return value
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            value = datetime.fromtimestamp(value, UTC)
-        except (OverflowError, ValueError, OSError):
-            return value
-    if isinstance(value, datetime) and value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
-    return value
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value
+    at = datetime_of(value)
+    return value if at is None else at
 
 
 def shown(row: Mapping[str, Any]) -> Record:
@@ -112,16 +105,16 @@ def shown(row: Mapping[str, Any]) -> Record:
 
 def plain(value: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
     """A stored value as JSON has it."""
-    if isinstance(value, datetime):
-        return value.isoformat()
+    if isinstance(value, datetime | DatetimeMS):
+        return iso_text(value)
     if isinstance(value, Mapping):
         return {name: plain(each) for name, each in value.items()}
     if isinstance(value, list):
-        if value and isinstance(value[0], float):  # an embedding: nothing in it to change
+        if all(isinstance(each, float) for each in value):  # an embedding: nothing in it to change
             return value
         return [plain(each) for each in value]
     if isinstance(value, Decimal128):
-        return float(value.to_decimal())
+        return number_of(value)
     if isinstance(value, _PLAIN) and not isinstance(value, ObjectId | bytes):
         return value
     if isinstance(value, Binary | bytes):

@@ -127,8 +127,11 @@ class Searching(AdapterCore):
             self._do, "retrieve_memory_units_by_query_async", memory_type=kind, **asked
         )
         marks: Record = {"memory_type": kind.value}
+        why = None
         try:
             hits = search(mode=None if kind in _HYBRID else "vector")
+            if hits.mode == "text":
+                why = hits.unsearchable
         except StoredEmbeddingError as error:
             if asked["query"] is None:
                 raise
@@ -136,7 +139,9 @@ class Searching(AdapterCore):
                 hits = search(mode="text")
             except UnsupportedOperationError:
                 raise error from None
-            log.warning("recall by words alone: %s", error)
+            why = error
+        if why is not None:
+            log.warning("recall by words alone: %s", why)
             marks.update(
                 retrieval_mode="text",
                 retrieval_degraded=True,
@@ -174,9 +179,14 @@ class Searching(AdapterCore):
         )
 
         bare = self._rows(MemoryType.TOOLBOX, where={"embedding": None}, memory_id=EVERY_TENANT)
-        texts = {
-            row["_id"]: search_text(row) for row in bare if row_type(row) not in NOT_SEARCHABLE
-        }
+        texts: dict[str, str] = {}
+        for row in bare:
+            try:
+                if row_type(row) not in NOT_SEARCHABLE:
+                    texts[row["_id"]] = search_text(row)
+            except Exception as error:  # noqa: BLE001 - whatever memorizz makes of an odd tool
+                problem = f"memorizz reads no tool from it ({type(error).__name__}): mend it"
+                self._problems.name(MemoryType.TOOLBOX.name, {row["_id"]: problem})
         wanted = {row_id: text for row_id, text in texts.items() if text.strip()}
         # memorizz's own provider leaves out the agent of tools that have none; a null is found.
         agent_of = {row["_id"]: row.get("agent_id") for row in bare}

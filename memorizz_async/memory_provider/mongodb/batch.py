@@ -20,6 +20,7 @@ from memorizz_async.memory_provider.mongodb.explaining import explanation
 from memorizz_async.memory_provider.mongodb.filters import NO_ROW
 from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.queries import Query
+from memorizz_async.memory_provider.mongodb.row_problems import RowProblems, problem_of
 from memorizz_async.memory_provider.mongodb.rows import hit_of
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
@@ -46,7 +47,10 @@ class BatchSearch:
         search: VectorSearch,
         recall: Recall,
         guard: ModelGuard,
+        *,
+        problems: RowProblems,
     ) -> None:
+        self._problems = problems
         self._config = config
         self._collections = collections
         self._search = search
@@ -114,12 +118,22 @@ class BatchSearch:
         answer = await self._answer(session, query, asking, deadline, trace=trace, call=call)
         session.tracker.note(collection, (key_of(row["_id"]) for row, _ in answer.rows))
         hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable, mode=answer.mode)
+        problems: dict[str, str] = {}
         async for row, score in in_slices(answer.rows):
-            hits.append(hit_of(row, query.type_name, score))
+            hit = hit_of(row, query.type_name, score)
+            if (problem := problem_of(row, hit)) is not None:
+                problems[str(hit["_id"])] = problem
+            hits.append(hit)
+        if answer.unsearchable is not None:
+            problems |= answer.unsearchable.problems
+        self._problems.name(collection, problems)
         results.queries_ms[query.key] = _ms_since(started)
         if trace is not None:
             took = results.queries_ms[query.key]
-            hits.explain = explanation(query, hits, trace, results.embedding_ms, took)
+            hits.explain = explanation(
+                query, hits, trace, problems=problems, embedding_ms=results.embedding_ms,
+                query_ms=took,
+            )  # fmt: skip
         return hits
 
     async def _answer(

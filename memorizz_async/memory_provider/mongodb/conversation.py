@@ -9,7 +9,7 @@ Neither field is what a caller reads: `content` stays the turn alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from memorizz_async.errors import InvalidInputError, WriteError
 from memorizz_async.memory_provider.mongodb import writing
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.pipelines import (
+    LARGEST_TURN,
     context_update,
     id_projection,
     rows_by_id_filter,
@@ -28,8 +29,10 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.rows import dedup_id, public_id
+from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.memory_provider.mongodb.writing import Draft, Written
 from memorizz_async.redaction import shown
+from memorizz_async.timestamps import number_of
 
 WINDOW = 2
 """How many turns on a side belong to a turn's context."""
@@ -197,5 +200,22 @@ async def _tail(driver: Driver, collection: str, first: Draft, deadline: Deadlin
         session_tail_pipeline(scope, session_id, 2 * WINDOW, datetime.now(UTC)),
         deadline=deadline,
     )
-    told = [Told(row.get("content") or "", int(row["turn"]), row["_id"]) for row in reversed(rows)]
-    return Session(scope, told)
+    return Session(scope, told_of(reversed(rows)))
+
+
+def told_of(rows: Iterable[Mapping[str, Any]]) -> list[Told]:
+    """The turns that rows are, in their order; a row whose `turn` is no number is none."""
+    numbered = ((row, turn_number(row.get("turn"))) for row in rows)
+    return [
+        Told(text_of(row.get("content")), number, row["_id"])
+        for row, number in numbered
+        if number is not None
+    ]
+
+
+def turn_number(value: Any) -> int | None:
+    """The number of a turn; None for what is none, such as NaN, infinity or text."""
+    number = number_of(value)
+    if number is None or abs(number) > LARGEST_TURN:
+        return None
+    return int(number)

@@ -20,6 +20,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
     vector_projection,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.row_problems import RowProblems
 from memorizz_async.vectors import Vector, stored_vector
 
 if TYPE_CHECKING:
@@ -94,11 +95,14 @@ class CacheWriter:
 class MongoDBEmbeddingCache:
     """What a provider's embedder looks into behind its own cache; see `embeddings.SecondTier`."""
 
-    def __init__(self, session: Callable[[], Awaitable[LoopSession]]) -> None:
+    def __init__(
+        self, session: Callable[[], Awaitable[LoopSession]], problems: RowProblems
+    ) -> None:
         self._session = session
+        self._problems = problems
 
     async def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """The vectors that are there and have not expired. Raises DatabaseError."""
+        """The vectors that are there, can be read, and have not expired. Raises DatabaseError."""
         driver = (await self._session()).driver
         rows = await driver.find(
             COLLECTION,
@@ -106,7 +110,15 @@ class MongoDBEmbeddingCache:
             projection=vector_projection(),
             deadline=Deadline.after(_PATIENCE_MS),
         )
-        return {bytes(row["_id"]): stored_vector(row["vector"]) for row in rows}
+        found: dict[bytes, Vector] = {}
+        for row in rows:
+            try:
+                found[bytes(row["_id"])] = stored_vector(row.get("vector"))
+            except (TypeError, ValueError) as error:
+                key = bytes(row["_id"]).hex()
+                problem = f"its vector cannot be read ({error}): delete it"
+                self._problems.name(COLLECTION, {key: problem})
+        return found
 
     async def put_many(self, vectors: Mapping[bytes, Vector]) -> None:
         """Keep vectors; they are written in the background."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from memorizz_async.memory_provider.mongodb.filters import NO_ROW, for_vector_search
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.vector_search.request import Trace
@@ -9,7 +11,13 @@ from memorizz_async.results import Explanation, FoundBy, HitExplanation, Hits
 
 
 def explanation(
-    query: Query, hits: Hits, trace: Trace, embedding_ms: float, query_ms: float
+    query: Query,
+    hits: Hits,
+    trace: Trace,
+    *,
+    problems: Mapping[str, str],
+    embedding_ms: float,
+    query_ms: float,
 ) -> Explanation:
     """How the hits of a query were found. query_ms: the whole query, its steps included."""
     found_by = trace.found_by or [
@@ -32,5 +40,6 @@ def explanation(
             )
             for rank, (hit, ways) in enumerate(zip(hits, found_by, strict=True), start=1)
         ],
+        problems=problems,
         steps_ms={**embedded, **trace.steps_ms, "the whole query": query_ms},
     )

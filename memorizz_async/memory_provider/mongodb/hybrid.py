@@ -18,7 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memorizz_async.config import FusionName
-from memorizz_async.errors import UnsupportedOperationError
+from memorizz_async.errors import (
+    EmbeddingModelMismatchError,
+    StoredEmbeddingError,
+    UnsupportedOperationError,
+)
 from memorizz_async.memory_provider.mongodb.pipelines import all_of, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.pipelines.models import (
     model_alone_projection,
@@ -53,7 +57,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.scoring import scores
 from memorizz_async.results import FoundBy
 from memorizz_async.retrieval.fusion import FUSIONS
 from memorizz_async.validation import MAX_LIMIT
-from memorizz_async.vectors import Vector, stored_vector
+from memorizz_async.vectors import Vector, readable_vector
 
 _AT_LEAST, _TIMES_THE_LIMIT = 50, 5
 _MOST_BY_IDS = 1_000
@@ -183,7 +187,9 @@ class HybridSearch:
         """Rank the rows that both searches bring."""
         # With vectors: a row found by its words alone is compared without another trip.
         with_vectors = replace(wide, include_embedding=True)
-        by_words, by_vector = await _both(self._words(with_vectors), prepared.search())
+        by_words, by_vector = await _both(self._words(with_vectors), _or_report(prepared.search()))
+        if by_vector.unsearchable is not None and not by_vector.rows:
+            return self._words_alone(by_words, by_vector.unsearchable)
         if isinstance(by_words, str):
             return self._without_words(by_words, by_vector)
         with step(wide.trace, "fusion"):  # in a thread: it may be of thousands of vectors
@@ -203,6 +209,26 @@ class HybridSearch:
         if self.query.mode is not None:
             raise no_words(self.query.mode, reason)
         return replace(by_vector, rows=by_vector.rows[: self.request.limit])
+
+    def _words_alone(
+        self, by_words: TextAnswer | str, report: StoredEmbeddingError
+    ) -> SearchAnswer:
+        """The rows that have the words, where no vector can be compared with the query.
+
+        Rows without a vector have no part in that: they are not to be hidden by it. Where all that
+        are found have one, raise the report.
+        """
+        if isinstance(by_words, str) or all(
+            row.get("embedding") is not None for row, _ in by_words.rows
+        ):
+            raise report
+        rows = by_words.rows[: self.request.limit]
+        for row, _ in rows:
+            if not self.request.include_embedding:
+                row.pop("embedding", None)
+        if self.request.trace is not None:
+            self.request.trace.why += f"; no vector can be compared, {self.index.name!r} answers"
+        return answer_by_words(rows, self.request, report)
 
     def _fused(
         self, by_vector: SearchAnswer, by_words: TextAnswer
@@ -267,6 +293,30 @@ class HybridSearch:
         trace.found_by = [ways[one.key] for one in won]
 
 
+async def _or_report(search: Awaitable[SearchAnswer]) -> SearchAnswer:
+    """The answer; without rows where no vector of the scope can be compared."""
+    try:
+        return await search
+    except EmbeddingModelMismatchError:
+        raise
+    except StoredEmbeddingError as report:
+        return SearchAnswer("none", [], report)
+
+
+def answer_by_words(
+    found: Sequence[tuple[Row, float]],
+    request: SearchRequest,
+    unsearchable: StoredEmbeddingError | None = None,
+) -> SearchAnswer:
+    """The answer that words alone give. found: rows with their text scores, the best first."""
+    if request.trace is not None:
+        request.trace.found_by = [
+            (FoundBy(NAME, rank, score),) for rank, (_, score) in enumerate(found, start=1)
+        ]
+    rows = [({**row, "text_score": score}, score / (1 + score)) for row, score in found]
+    return SearchAnswer(NAME, rows, unsearchable, mode="text")
+
+
 async def _both(
     words: Awaitable[TextAnswer | str], vectors: Awaitable[T]
 ) -> tuple[TextAnswer | str, T]:
@@ -302,11 +352,8 @@ def _exact(rows: Sequence[Row], request: SearchRequest) -> NDArray[np.float32]:
     for query, some in _by_query(rows, request):
         known: dict[int, Vector] = {}
         for position in some:
-            try:
-                vector = stored_vector(rows[position].get("embedding"))
-            except (TypeError, ValueError):
-                continue
-            if vector.shape == query.shape:
+            vector = readable_vector(rows[position])
+            if vector is not None and vector.shape == query.shape:
                 known[position] = vector
         if known:
             stacked = np.stack(list(known.values()))

@@ -7,12 +7,18 @@ from functools import partial
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
-from memorizz_async.memory_provider.mongodb.hybrid import HybridSearch, Prepare, no_words, wider
+from memorizz_async.memory_provider.mongodb.hybrid import (
+    HybridSearch,
+    Prepare,
+    answer_by_words,
+    no_words,
+    wider,
+)
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
-from memorizz_async.memory_provider.mongodb.rows import RERANK_SCORE, TEXT_SCORE
-from memorizz_async.memory_provider.mongodb.spoken import content_of
-from memorizz_async.memory_provider.mongodb.text_search import NAME, TextIndex, TextSearch
+from memorizz_async.memory_provider.mongodb.rows import RERANK_SCORE
+from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
+from memorizz_async.memory_provider.mongodb.text_search import TextIndex, TextSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
@@ -55,7 +61,7 @@ class Recall:
             return await self._found(driver, prepare, query, request)
         pool = min(MAX_LIMIT, max(_RERANKED_AT_LEAST, _RERANKED_TIMES * request.limit))
         answer = await self._found(driver, prepare, query, wider(request, pool))
-        texts = [str(content_of(row)) for row, _ in answer.rows]
+        texts = [text_of(content_of(row)) for row, _ in answer.rows]
         work = partial(best_order, self._reranker, query.words, texts)
         with step(request.trace, "reranking"):
             order = (await call.within("reranking", work))[: request.limit]
@@ -90,10 +96,6 @@ class Recall:
         found = await self.texts.search(driver, index, request, words)
         if isinstance(found, str):
             raise no_words("text", found)
-        rows = [({**row, TEXT_SCORE: score}, score / (1 + score)) for row, score in found.rows]
         if request.trace is not None:
             request.trace.why, request.trace.index = "the mode is 'text'", index.name
-            request.trace.found_by = [
-                (FoundBy(NAME, rank, score),) for rank, (_, score) in enumerate(found.rows, start=1)
-            ]
-        return SearchAnswer(NAME, rows, mode="text")
+        return answer_by_words(found.rows, request)

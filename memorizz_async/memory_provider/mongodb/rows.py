@@ -19,7 +19,6 @@ from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import (
     ConfigurationError,
     InvalidInputError,
-    StoredEmbeddingError,
     UnknownMemoryTypeError,
 )
 from memorizz_async.memory_provider.mongodb.fields import (
@@ -211,7 +210,7 @@ def public_row(row: Row, memory_type: str) -> Row:
     if "memory_type" in row and not _is_type(row["memory_type"], memory_type):
         shown[OWN_FIELDS] = {name: row[name] for name in ("memory_type", OWN_FIELDS) if name in row}
     if shown.get("embedding") is not None:
-        shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])
+        shown["embedding"] = public_embedding(shown["embedding"])
     return shown
 
 
@@ -245,18 +244,15 @@ def _is_type(own: Any, memory_type: str) -> bool:
     return isinstance(own, str) and _names_type(own, memory_type)
 
 
-def public_embedding(row_id: Any, stored: Any) -> list[float]:
-    """A stored vector as it leaves the API. Raises StoredEmbeddingError, naming the row."""
+def public_embedding(stored: Any) -> list[float] | None:
+    """A stored vector as it leaves the API; None for one that cannot be read.
+
+    `row_problems.problem_of` says why: one such row must not hide the others.
+    """
     try:
         numbers: list[float] = stored_vector(stored).tolist()
-    except (TypeError, ValueError) as error:
-        raise StoredEmbeddingError(
-            "The stored embedding of a row cannot be read",
-            rows={str(row_id): str(error)},
-            count=1,
-            seen=f"row {row_id}: {error}",
-            fix="ask without include_embedding, or embed the row again",
-        ) from error
+    except (TypeError, ValueError):
+        return None
     return numbers
 
 

@@ -2,7 +2,7 @@
 
 A memory that is stored (`rows`) gets fields of ours. A record that is put, or listed as stored, has
 its own, with two exceptions: an embedding is written in the form that is asked for, and leaves as
-`list[float]`; the id of an ObjectId leaves as a string.
+`list[float]` (None where it cannot be read); the id of an ObjectId leaves as a string.
 """
 
 from __future__ import annotations
@@ -173,5 +173,5 @@ def as_stored(row: Row) -> Row:
     """
     shown = {**row, "_id": public_id(row["_id"])}
     if isinstance(shown.get("embedding"), Binary):
-        shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])
+        shown["embedding"] = public_embedding(shown["embedding"])
     return shown

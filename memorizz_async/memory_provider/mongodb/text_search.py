@@ -176,7 +176,8 @@ async def _scopes(
     )
     if len(found) > _MOST_MEMORY_IDS:
         return None
-    return [{"memory_id": row["_id"], **request.scope} for row in found]
+    # $eq: another program's may be a pattern or a document, which would be taken for a condition.
+    return [{"memory_id": {"$eq": row["_id"]}, **request.scope} for row in found]
 
 
 async def _usable(driver: Driver, collection: str, deadline: Deadline) -> TextIndex | str:

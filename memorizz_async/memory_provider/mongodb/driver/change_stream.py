@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from bson import CodecOptions, DatetimeConversion, Timestamp
+from bson import Timestamp
 
 from memorizz_async.memory_provider.mongodb.protocol import Document
 
@@ -20,10 +20,6 @@ CHANGES_WAIT_MS = 1_000
 CHANGES_SILENCE_S = 10.0
 """A stream that has not even said "nothing new" for so long is broken, whatever the socket says."""
 _KEY_STRING_TIMESTAMP = 130
-
-CHANGE_CODEC: CodecOptions[Any] = CodecOptions(
-    tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_MS
-)
 
 
 def stream_options(resume_after: Document | None) -> dict[str, Any]:

@@ -18,9 +18,10 @@ class MotorDriver(MongoDriver):
     name = "motor"
 
     async def _aggregate(
-        self, collection: str, pipeline: Sequence[Document], **options: Any
+        self, collection: str, pipeline: Sequence[Document], *, plain: bool = False, **options: Any
     ) -> Any:
-        return self._database[collection].aggregate(list(pipeline), **options)
+        source = self._plain(collection) if plain else self._database[collection]
+        return source.aggregate(list(pipeline), **options)
 
     async def _start_session(self) -> Any:
         return await self._client.start_session()

@@ -19,6 +19,7 @@ from memorizz_async.address import parse_address
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import ConfigurationError, InvalidURIError, MissingDependencyError
 from memorizz_async.installing import how_to_install
+from memorizz_async.memory_provider.mongodb.codec import READ_OPTIONS
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
 from memorizz_async.memory_provider.mongodb.driver.translation import bad_uri, translate
@@ -86,7 +87,7 @@ def _client_options(config: MongoDBConfig) -> dict[str, Any]:
         **config.client_options,
         "serverSelectionTimeoutMS": int(config.server_selection_timeout_ms),
         "maxPoolSize": int(config.max_pool_size),
-        "tz_aware": True,
+        **READ_OPTIONS,
     }
 
 

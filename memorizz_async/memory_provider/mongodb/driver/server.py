@@ -18,6 +18,7 @@ from uuid import UUID
 import pymongo
 from bson import Binary, Timestamp
 from bson.binary import UuidRepresentation
+from bson.errors import InvalidBSON
 from pymongo import errors as driver_errors
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
@@ -25,9 +26,9 @@ from pymongo.read_preferences import ReadPreference
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import ServerUnavailableError
+from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS, READ_CODEC
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
-    CHANGE_CODEC,
     just_before,
     stream_options,
     time_of,
@@ -117,12 +118,18 @@ class MongoDriver:
         sort: Sort = (),
         deadline: Deadline,
     ) -> list[Document]:
-        with self._bounded(f"find in {collection!r}", deadline):
-            cursor = self._database[collection].find(
+        def read(source: Any) -> Any:
+            return source.find(
                 query, projection, limit=limit, skip=skip, sort=list(sort) or None,
                 batch_size=_ROWS_A_BATCH,
             )  # fmt: skip
-            return self._with_stored_ids(await cursor.to_list(None))
+
+        with self._bounded(f"find in {collection!r}", deadline):
+            try:
+                rows = await read(self._database[collection]).to_list(None)
+            except InvalidBSON:
+                return await read(self._plain(collection)).to_list(None)  # type: ignore[no-any-return]
+            return self._with_stored_ids(rows)
 
     @mapped
     async def aggregate(
@@ -131,14 +138,18 @@ class MongoDriver:
         operation = f"aggregate on {collection!r}"
         if not any("$vectorSearch" in stage for stage in pipeline[:1]):
             with self._bounded(operation, deadline):
-                rows = await (await self._aggregate(collection, pipeline)).to_list(None)
+                try:
+                    rows = await (await self._aggregate(collection, pipeline)).to_list(None)
+                except InvalidBSON:
+                    cursor = await self._aggregate(collection, pipeline, plain=True)
+                    return await cursor.to_list(None)  # type: ignore[no-any-return]
                 return self._with_stored_ids(rows)
         # A mongot that is down is HostUnreachable, and under pymongo.timeout a driver tries that
         # again and again until the deadline is over, where somebody else could have answered.
         left_s = deadline.remaining_s(operation)
         try:
             async with asyncio.timeout(left_s):
-                options = {"maxTimeMS": math.ceil(left_s * 1000)}
+                options: dict[str, Any] = {"maxTimeMS": math.ceil(left_s * 1000)}
                 rows = await (await self._aggregate(collection, pipeline, **options)).to_list(None)
                 return self._with_stored_ids(rows)
         except TimeoutError as error:
@@ -333,9 +344,16 @@ class MongoDriver:
         await self._client.close()
 
     async def _aggregate(
-        self, collection: str, pipeline: Sequence[Document], **options: Any
+        self, collection: str, pipeline: Sequence[Document], *, plain: bool = False, **options: Any
     ) -> Any:
-        return await self._database[collection].aggregate(list(pipeline), **options)
+        source = self._plain(collection) if plain else self._database[collection]
+        return await source.aggregate(list(pipeline), **options)
+
+    def _plain(self, collection: str) -> Any:
+        """The collection without UUIDs: where the address asks for them, one of another length than
+        16 bytes cannot be decoded, nor can any row beside it.
+        """
+        return self._database[collection].with_options(codec_options=READ_CODEC)
 
     async def _start_session(self) -> Any:
         return self._client.start_session()
@@ -359,7 +377,7 @@ class MongoDriver:
             await stream.close()
 
     def _watched(self) -> Any:
-        return self._database.with_options(codec_options=CHANGE_CODEC)
+        return self._database.with_options(codec_options=DATES_AS_NUMBERS)
 
     async def _find_server(self, deadline: Deadline) -> None:
         """Wait for a server no longer than the selection timeout, where none is known.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bson import Timestamp
 
@@ -49,19 +49,39 @@ class ModelState:
         return self.target_dimensions if switching else self.dimensions  # type: ignore[return-value]
 
 
-def state_of(document: Mapping[str, Any]) -> ModelState:
-    """The state that a document of `embedding_models` says."""
+def state_of(document: Mapping[str, Any]) -> ModelState | None:
+    """The state that a document of `embedding_models` says; None where it is none of ours."""
     target, lease = document.get("target") or {}, document.get("lease") or {}
+    if not _is_state(document, target, lease):
+        return None
     return ModelState(
-        collection=str(document["_id"]),
+        collection=document["_id"],
         model=document.get("model"),
-        dimensions=int(document["dimensions"]),
+        dimensions=document["dimensions"],
         phase=document.get("phase", "active"),
         target_model=target.get("model"),
         target_dimensions=target.get("dimensions"),
         switched_at=document.get("switched_at"),
         changed_at=document.get("changed_at"),
-        lease_token=int(document.get("lease_token", 0)),
+        lease_token=document.get("lease_token", 0),
         lease_owner=lease.get("owner"),
         lease_until=lease.get("expires_at"),
+    )
+
+
+def _is_state(document: Mapping[str, Any], target: Any, lease: Any) -> bool:
+    """Whether the parts of a document are of the types that we write."""
+    if not isinstance(target, Mapping) or not isinstance(lease, Mapping):
+        return False
+    texts = (document.get("model"), target.get("model"), lease.get("owner"))
+    times = (document.get("changed_at"), lease.get("expires_at"))
+    dimensions = (document.get("dimensions"), target.get("dimensions", 1))
+    return (
+        isinstance(document["_id"], str)
+        and all(isinstance(text, str | None) for text in texts)
+        and all(isinstance(time, datetime | None) for time in times)
+        and all(isinstance(size, int) and size > 0 for size in dimensions)
+        and isinstance(document.get("lease_token", 0), int)
+        and isinstance(document.get("switched_at"), Timestamp | None)
+        and document.get("phase", "active") in get_args(Phase)
     )

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from bson import Timestamp
 
@@ -22,7 +24,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelS
 from memorizz_async.memory_provider.mongodb.pipelines import any_embedded_filter, id_projection
 from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Driver
-from memorizz_async.vectors import stored_vector
+from memorizz_async.vectors import readable_vector
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ LIFETIME_S = 1.0
 GRACE_S = 2.5
 """How long whoever changes a model waits between saying so and changing rows: a lifetime, and room
 for clocks, pauses, and secondaries that lag."""
+_ROWS_ASKED = 32
+"""How many rows say of which model and dimension a collection is."""
 _LOOK_AGAIN_S = 60.0
 """How long a collection without vectors is not looked at again by those who only read."""
 
@@ -54,6 +58,7 @@ class ModelStates:
         self._asked_at: dict[str, float] = {}
         self._none_until: dict[str, float] = {}
         self._may_not_read = False
+        self._unreadable: set[str] = set()
 
     def known(self, collection: str) -> ModelState | None:
         """As it was last read; None where there is none, or nobody has read it."""
@@ -96,7 +101,7 @@ class ModelStates:
                 self._may_not_read = True
                 log.warning("the models of collections cannot be read: %s", error)
             found = []
-        states = {document["_id"]: state_of(document) for document in found}
+        states = {document["_id"]: self._state_of(document) for document in found}
         for collection in collections:
             self._learn(collection, states.get(collection), now)
 
@@ -121,18 +126,13 @@ class ModelStates:
             collection,
             any_embedded_filter(),
             projection=queries.model_projection(),
-            limit=1,
+            limit=_ROWS_ASKED,
             deadline=deadline,
         )
-        for row in rows:
-            model = row.get("embedding_model")
-            try:
-                dimensions = int(stored_vector(row["embedding"]).size)
-            except (TypeError, ValueError):  # no vector: a search reports that row
-                continue
-            if dimensions:
-                named = model if isinstance(model, str) else None
-                return await self.made(driver, collection, named, dimensions, deadline)
+        kinds = Counter(kind for kind in map(_kind_of, rows) if kind is not None)
+        if kinds:  # what most rows say: a single odd one may well be the first
+            (model, dimensions), _ = kinds.most_common(1)[0]
+            return await self.made(driver, collection, model, dimensions, deadline)
         self._none_until[collection] = time.monotonic() + _LOOK_AGAIN_S
         return None
 
@@ -163,7 +163,7 @@ class ModelStates:
             self._learn(collection, ModelState(collection, model, dimensions), now)
             document = None
         if document is not None:
-            self._learn(collection, state_of(document), now)
+            self._learn(collection, self._state_of(document), now)
         return self.known(collection) or ModelState(collection, model, dimensions)
 
     async def replaced(
@@ -185,7 +185,7 @@ class ModelStates:
         if document is None:
             await self.read(driver, [state.collection], deadline)
             return False
-        self._learn(state.collection, state_of(document), now)
+        self._learn(state.collection, self._state_of(document), now)
         return True
 
     async def has_vectors(self, driver: Driver, collection: str, deadline: Deadline) -> bool:
@@ -199,6 +199,18 @@ class ModelStates:
         )
         return bool(found)
 
+    def _state_of(self, document: Mapping[str, Any]) -> ModelState | None:
+        """The state that a document says; None where another program made it unreadable."""
+        state = state_of(document)
+        if state is None and document["_id"] not in self._unreadable:
+            self._unreadable.add(document["_id"])
+            log.warning(
+                "Row %s of %r is no model of a collection and is not used: delete it",
+                document["_id"],
+                queries.COLLECTION,
+            )
+        return state
+
     def _learn(self, collection: str, state: ModelState | None, read_at: float) -> None:
         before = self._known.get(collection)
         if before is not None and before.read_at > read_at:
@@ -208,3 +220,12 @@ class ModelStates:
             return
         if before is None or before.state is None or before.state.switched_at != state.switched_at:
             self._switched(collection, state.switched_at)
+
+
+def _kind_of(row: Mapping[str, Any]) -> tuple[str | None, int] | None:
+    """The model and the dimension of a row; None where its vector cannot be read."""
+    model = row.get("embedding_model")
+    vector = readable_vector(row)
+    if vector is None:  # a search reports that row
+        return None
+    return (model if isinstance(model, str) else None, int(vector.size))

@@ -25,6 +25,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.rows import (
     vector_projection,
 )
 from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
+    LARGEST_TURN,
     context_update,
     session_index_keys,
     session_tail_pipeline,
@@ -34,6 +35,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.vectors import (
     SCORE_FIELD,
     create_search_index,
     index_scope,
+    other_vectors_filter,
     scan_filter,
     scan_projection,
     search_index_definition,
@@ -52,6 +54,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.words import (
 )
 
 __all__ = [
+    "LARGEST_TURN",
     "MAX_CANDIDATES",
     "RESIDENT_FIELDS",
     "SCORE_FIELD",
@@ -71,6 +74,7 @@ __all__ = [
     "index_scope",
     "list_indexes",
     "memory_ids_pipeline",
+    "other_vectors_filter",
     "resident_projection",
     "row_projection",
     "rows_by_id_filter",

@@ -33,11 +33,31 @@ NUMBER_TIMES: Document = {"timestamp": {"$type": "number"}}
 NO_TIMES: Document = {"timestamp": None}
 """The kinds of time, each ordered by itself: MongoDB puts every date behind every text. Each is a
 range of the index below."""
+OTHER_TIMES: Document = {
+    "$or": [
+        {"timestamp": {"$in": [float("nan"), float("-inf"), []]}},
+        {"timestamp": {"$gte": "", "$lt": "0"}},
+        *(
+            {"timestamp": {"$type": kind}}
+            for kind in (
+                "object", "binData", "objectId", "bool", "regex", "javascript",
+                "javascriptWithScope", "timestamp", "minKey", "maxKey",
+            )
+        ),
+    ]
+}  # fmt: skip
+"""What is none of those, or the lowest of its kind; an array is of every kind that its elements
+are."""
 
 
 def history_index_keys() -> list[tuple[str, int | str]]:
     """What finds the last rows of a memory."""
     return [("memory_id", 1), ("timestamp", 1), ("_id", 1)]
+
+
+def times_projection() -> Document:
+    """What says when a row was."""
+    return {"timestamp": 1, "created_at": 1}
 
 
 def equal_to(where: Where, codec: Codec = DEFAULT_CODEC) -> Document:

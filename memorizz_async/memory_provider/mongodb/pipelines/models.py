@@ -9,13 +9,20 @@ from typing import Any
 from bson import Binary, Timestamp
 
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState
-from memorizz_async.memory_provider.mongodb.pipelines import STAGED, all_of, any_embedded_filter
+from memorizz_async.memory_provider.mongodb.pipelines import (
+    LARGEST_TURN,
+    STAGED,
+    all_of,
+    any_embedded_filter,
+)
 from memorizz_async.memory_provider.mongodb.protocol import Document
 
 COLLECTION = "embedding_models"
 """One document for each collection that holds vectors; `_id` is the collection's name."""
 
-_HAS_TEXT: Document = {"$regex": r"\S"}
+_NO_ARRAY: Document = {"$not": {"$type": "array"}}
+"""A condition on an array holds where it holds for one of its elements."""
+_HAS_TEXT: Document = {"content": {"$regex": r"\S", **_NO_ARRAY}}
 _STAGED_TEXT_IS_OLD: Document = {"$expr": {"$ne": ["$content", f"${STAGED}.text"]}}
 _STAGED_TEXT_HOLDS: Document = {"$expr": {"$eq": ["$content", f"${STAGED}.text"]}}
 
@@ -163,7 +170,7 @@ def to_embed_filter(model: str, but: Sequence[Any] = ()) -> Document:
     """
     return all_of(
         with_vector_of_another(model),
-        {"content": _HAS_TEXT},
+        _HAS_TEXT,
         {"$or": [{f"{STAGED}.model": {"$ne": model}}, _STAGED_TEXT_IS_OLD]},
         {"_id": {"$nin": list(but)}} if but else {},
     )
@@ -171,7 +178,7 @@ def to_embed_filter(model: str, but: Sequence[Any] = ()) -> Document:
 
 def without_text_filter(model: str) -> Document:
     """Rows with a vector of another model and no text that a new one could be made of."""
-    return all_of(with_vector_of_another(model), {"content": {"$not": _HAS_TEXT}})
+    return all_of(with_vector_of_another(model), {"$nor": [_HAS_TEXT]})
 
 
 def to_embed_projection() -> Document:
@@ -191,9 +198,9 @@ def turns_before_pipeline(
     session: Document = {**scope, "session_id": session_id}
     read: list[Document] = [{"$project": {"content": 1, "turn": 1}}]
     return [
-        [{"$match": {**session, "turn": {"$gte": first, "$lte": last}}}, *read],
+        [{"$match": {**session, "turn": {"$gte": first, "$lte": last, **_NO_ARRAY}}}, *read],
         [
-            {"$match": {**session, "turn": {"$type": "number", "$lt": first}}},
+            {"$match": {**session, "turn": {"$gte": -LARGEST_TURN, "$lt": first, **_NO_ARRAY}}},
             {"$sort": {"turn": -1, "_id": -1}},
             {"$limit": before},
             *read,

@@ -16,12 +16,18 @@ STAGED = "embedding_next"
 caller sees it."""
 
 
+_MOST_RECALLS = 2**62
+_A_LIST: Document = {"$type": "array"}
+
 _WITHOUT_EMBEDDING: Document = {"embedding": 0, STAGED: 0}
 
 
 def alive(now: datetime) -> Document:
-    """Rows that have not expired. The TTL monitor deletes late, so every read asks too."""
-    return {"$or": [{"expires_at": None}, {"expires_at": {"$gt": now}}]}
+    """Rows that have not expired. The TTL monitor deletes late, so every read asks too.
+
+    As to that monitor, an `expires_at` that is no date is no end.
+    """
+    return {"expires_at": {"$not": {"$lte": now}}}
 
 
 def all_of(*conditions: Mapping[str, Any]) -> Document:
@@ -54,12 +60,17 @@ def expired_filter(ids: Sequence[Any], now: datetime) -> Document:
 
 def any_embedded_filter() -> Document:
     """Rows of a collection that have a vector, whoever's: to learn its dimension, nothing else."""
-    return {"embedding": {"$exists": True, "$ne": None}}
+    # A list with a null in it is none to `$ne`; a search has to name such a row.
+    return {"$or": [{"embedding": {"$exists": True, "$ne": None}}, {"embedding": _A_LIST}]}
 
 
 def touch_filter(ids: Sequence[Any]) -> Document:
-    """Rows that a recall returned."""
-    return {"_id": {"$in": list(ids)}}
+    """Rows that a recall returned, but those whose `recall_count` nothing can be added to: one of
+    them would fail the update of all.
+    """
+    number = {"$lt": _MOST_RECALLS, "$not": _A_LIST}
+    uncounted = {"recall_count": {"$exists": False}}
+    return {"_id": {"$in": list(ids)}, "$or": [uncounted, {"recall_count": number}]}
 
 
 def touch_update(count: int, at: datetime) -> Document:

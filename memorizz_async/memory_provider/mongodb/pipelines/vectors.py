@@ -46,6 +46,15 @@ def scan_filter(scope: Mapping[str, Any], now: datetime) -> Document:
     return all_of(scope, any_embedded_filter(), alive(now))
 
 
+def other_vectors_filter(scope: Mapping[str, Any], dimensions: int, now: datetime) -> Document:
+    """Rows of the scope whose vector has another form or dimension than so many floats."""
+    length = 2 + 4 * dimensions
+    kind, size = {"$type": "$embedding"}, {"$binarySize": "$embedding"}
+    of_bytes = {"$cond": [{"$eq": [kind, "binData"]}, {"$eq": [size, length]}, False]}
+    fits = [{"embedding": {"$size": dimensions}}, {"$expr": of_bytes}]
+    return all_of(scan_filter(scope, now), {"$nor": fits})
+
+
 def scan_projection() -> Document:
     """What a scan reads of a row: `_id` and the vector."""
     return {"embedding": 1}

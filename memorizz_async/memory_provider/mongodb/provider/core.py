@@ -25,6 +25,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.states import Model
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
+from memorizz_async.memory_provider.mongodb.row_problems import RowProblems
 from memorizz_async.memory_provider.mongodb.rows import collection_names, stored_ids
 from memorizz_async.memory_provider.mongodb.values import Codec
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
@@ -59,11 +60,12 @@ class ProviderCore:
         self.config = replace(config, uri=config.resolved_uri()) if not config.uri else config
         self._collections = collection_names(self.config.collections)
         self._connection = Connection(self.config)
+        self._problems = RowProblems()
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
         self._recall = Recall(self.config, reranker)
         kept = self.config.embedding_cache
-        cache = MongoDBEmbeddingCache(self._connection.session) if kept else None
+        cache = MongoDBEmbeddingCache(self._connection.session, self._problems) if kept else None
         self._embedders = Embedders(embedding_provider, retiring_embedding_provider, cache)
         self._guard = ModelGuard(
             ModelStates(self._search.written),
@@ -72,7 +74,12 @@ class ProviderCore:
             self.config.dimensions,
         )
         self._batches = BatchSearch(
-            self.config, self._collections, self._search, self._recall, self._guard
+            self.config,
+            self._collections,
+            self._search,
+            self._recall,
+            self._guard,
+            problems=self._problems,
         )
 
     def __repr__(self) -> str:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from memorizz_async.deadline import Deadline
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import InvalidInputError, InvalidLimitError
-from memorizz_async.memory_provider.mongodb.pipelines import all_of, row_projection
+from memorizz_async.errors import (
+    InvalidInputError,
+    InvalidLimitError,
+    UnsupportedOperationError,
+)
+from memorizz_async.memory_provider.mongodb.pipelines import all_of, id_projection, row_projection
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
-from memorizz_async.memory_provider.mongodb.protocol import Document, Sort
+from memorizz_async.memory_provider.mongodb.protocol import Document, Driver, Sort
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.rows import Row, public_row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import as_stored
 from memorizz_async.redaction import shown
 from memorizz_async.slices import in_slices
+from memorizz_async.timestamps import row_seconds, seconds_of
 from memorizz_async.validation import checked_count, checked_flag, checked_list, checked_text
 
 
@@ -70,7 +77,7 @@ class Listing(ProviderCore):
             limit=most, skip=first, sort=order,
             deadline=call.for_database(),
         )  # fmt: skip
-        return await _shown(rows, kind, as_stored)
+        return await self._shown(rows, kind, as_stored)
 
     async def history_async(
         self,
@@ -89,7 +96,7 @@ class Listing(ProviderCore):
 
         The time of a row is its `timestamp`, as ISO text, as a date or in seconds since the epoch,
         else its `created_at`. Text is ordered by the moment that it names; without an offset it is
-        taken for UTC. The other arguments are as in list_async.
+        taken for UTC. A row without either comes first. The other arguments are as in list_async.
         """
         kind = memory_type_of(memory_type)
         base = edits.rows_filter(
@@ -102,40 +109,94 @@ class Listing(ProviderCore):
         checked_flag("as_stored", as_stored)
         call = self._call(timeout_ms)
         session = await self._session(call)
-        deadline = call.for_database()
+        history = _History(
+            session.driver, self._collections[kind], base, row_projection(include_embedding),
+            call.for_database(),
+        )  # fmt: skip
+        rows = await (history.latest(most) if most else history.all())
+        return await self._shown(rows, kind, as_stored)
 
-        async def of_kind(times: Document, order: Sort) -> list[Row]:
-            # The text of a time is in order but for offsets, which differ little in one memory.
-            return await session.driver.find(
-                self._collections[kind], all_of(base, times), sort=order, limit=most,
-                projection=row_projection(include_embedding), deadline=deadline,
-            )  # fmt: skip
+    async def _shown(self, rows: list[Row], kind: MemoryType, whole: bool) -> list[Row]:
+        collection, found = self._collections[kind], []
+        async for row in in_slices(rows):
+            shown = as_stored(row) if whole else public_row(row, kind.name)
+            self._problems.check(collection, row, shown)
+            found.append(shown)
+        return found
 
-        found = await asyncio.gather(
-            of_kind(edits.TEXT_TIMES, edits.BY_TIME),
-            of_kind(edits.DATE_TIMES, edits.BY_TIME),
-            of_kind(edits.NUMBER_TIMES, edits.BY_TIME),
-            of_kind(edits.NO_TIMES, edits.BY_CREATION),
+
+@dataclass(frozen=True)
+class _History:
+    """The rows of one query in the order of their times."""
+
+    driver: Driver
+    collection: str
+    base: Document
+    projection: Document
+    deadline: Deadline
+
+    async def all(self) -> list[Row]:
+        """Every row, the oldest first."""
+        return _by_time(await self._find({}, edits.BY_TIME, self.projection))
+
+    async def latest(self, most: int) -> list[Row]:
+        """The last rows, the oldest of them first."""
+        try:
+            rows = await self._by_kind(most)
+        except UnsupportedOperationError:  # memory:// does not know every type
+            rows = None
+        if rows is not None:
+            return rows
+        times = await self._find({}, edits.BY_TIME, edits.times_projection())
+        ids = [row["_id"] for row in _by_time(times)[-most:]]
+        return _by_time(await self._find({"_id": {"$in": ids}}, edits.BY_TIME, self.projection))
+
+    async def _by_kind(self, most: int) -> list[Row] | None:
+        """The last rows by the index of times; None where its order is not the order in time.
+
+        Each kind of time is ordered by itself. A `timestamp` that is no time, such as text that
+        names no date, stands anywhere in that order: others behind it would be missed.
+        """
+        # The text of a time is in order but for offsets, which differ little in one memory.
+        others, *kinds = await asyncio.gather(
+            self._find(edits.OTHER_TIMES, (), id_projection(), 1),
+            self._find(edits.DATE_TIMES, edits.BY_TIME, self.projection, most),
+            self._find(edits.TEXT_TIMES, edits.BY_TIME, self.projection, most),
+            self._find(edits.NUMBER_TIMES, edits.BY_TIME, self.projection, most),
+            self._find(edits.NO_TIMES, edits.BY_CREATION, self.projection, most),
         )
-        ordered = [row for newest_first in found for row in reversed(newest_first)]
-        ordered.sort(key=moment_of)
-        return await _shown(ordered[-most:] if most else ordered, kind, as_stored)
+        rows = [row for of_one_kind in kinds for row in of_one_kind]
+        if others or any(map(_is_misplaced, rows)):
+            return None
+        return _by_time(rows)[-most:]
+
+    async def _find(
+        self, times: Document, order: Sort, projection: Document, limit: int = 0
+    ) -> list[Row]:
+        return await self.driver.find(
+            self.collection, all_of(self.base, times), projection=projection, sort=order,
+            limit=limit, deadline=self.deadline,
+        )  # fmt: skip
 
 
-def moment_of(row: Row) -> float:
-    """When a row was, in seconds since the epoch; before everything else where it does not say."""
-    for name in ("timestamp", "created_at"):
-        value = row.get(name)
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value.strip())
-            except ValueError:
-                continue
-        if isinstance(value, datetime):
-            return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    return -math.inf
+def _by_time(latest_first: Sequence[Row]) -> list[Row]:
+    """The oldest first; before all others those that do not say when they were."""
+    rows = list(reversed(latest_first))
+    rows.sort(key=_seconds)
+    return rows
+
+
+def _is_misplaced(row: Row) -> bool:
+    """Whether the value that the server orders the row by is no time."""
+    value = row.get("timestamp")
+    if value is None:
+        value = row.get("created_at")
+    return value is not None and seconds_of(value) is None
+
+
+def _seconds(row: Row) -> float:
+    seconds = row_seconds(row)
+    return -math.inf if seconds is None else seconds
 
 
 def _most(limit: int | None) -> int:
@@ -161,9 +222,3 @@ def _order(order_by: Any) -> Sort:
             raise InvalidInputError("The order of a field must be 1 or -1", seen=shown(direction))
         order.append((name, direction))
     return order
-
-
-async def _shown(rows: list[Row], kind: MemoryType, whole: bool) -> list[Row]:
-    return [
-        as_stored(row) if whole else public_row(row, kind.name) async for row in in_slices(rows)
-    ]

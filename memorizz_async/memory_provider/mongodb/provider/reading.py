@@ -43,4 +43,8 @@ class Reading(ProviderCore):
             limit=1,
             deadline=call.for_database(),
         )
-        return public_row(rows[0], kind.name) if rows else None
+        if not rows:
+            return None
+        shown = public_row(rows[0], kind.name)
+        self._problems.check(self._collections[kind], rows[0], shown)
+        return shown

@@ -21,7 +21,7 @@ from memorizz_async.memory_provider.mongodb.vector_search import atlas
 from memorizz_async.memory_provider.mongodb.vector_search.index_state import IndexState, look
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import scores
-from memorizz_async.vectors import stored_vector
+from memorizz_async.vectors import readable_vector
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ class Indexing:
         )
         if not rows:  # deleted meanwhile
             return
-        vector = stored_vector(rows[0]["embedding"])
+        vector = readable_vector(rows[0])
+        if vector is None:  # overwritten meanwhile, by another program
+            return
         similarity = self._config.similarity
         wanted = float(scores(vector[np.newaxis], vector, similarity)[0])
         request = SearchRequest(

@@ -127,7 +127,7 @@ class Lease:
         document = await self._driver.find_and_update(
             queries.COLLECTION, query, update, deadline=self._call.for_database()
         )
-        return None if document is None else state_of(document)
+        return None if document is None else self._readable(document)
 
     async def _state(self) -> ModelState:
         found = await self._driver.find(
@@ -141,7 +141,17 @@ class Lease:
                 seen=f"no document in {queries.COLLECTION!r}",
                 fix="somebody dropped it; run reembed again",
             )
-        return state_of(found[0])
+        return self._readable(found[0])
+
+    def _readable(self, document: dict[str, Any]) -> ModelState:
+        state = state_of(document)
+        if state is None:
+            raise ReembedError(
+                f"The state of {self._collection!r} cannot be read",
+                seen=f"a document in {queries.COLLECTION!r} that another program has changed",
+                fix="delete that document, and run reembed again",
+            )
+        return state
 
     def _lost_error(self) -> ReembedError:
         return ReembedError(

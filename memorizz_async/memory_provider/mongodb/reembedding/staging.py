@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import bson
-
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.errors import (
@@ -23,6 +21,7 @@ from memorizz_async.errors import (
     ReembedError,
     ServerUnavailableError,
 )
+from memorizz_async.memory_provider.mongodb.codec import decode_rows
 from memorizz_async.memory_provider.mongodb.pipelines import id_projection
 from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver, Update
@@ -119,8 +118,10 @@ async def _one_pass(job: Job) -> tuple[int, int]:
     try:
         async with aclosing(batches):
             async for batch in batches:
-                rows = bson.decode_all(batch)
+                rows, undecodable = decode_rows(batch)
                 found += len(rows)
+                for row in undecodable:
+                    _fail(job, row["_id"], "its text is not UTF-8")
                 for start in range(0, len(rows), job.batch_size):
                     await work.room()
                     job.check()
@@ -216,6 +217,8 @@ async def _embedded(job: Job, texts: Sequence[str]) -> list[Vector | EmbeddingEr
 
 
 def _fail(job: Job, row_id: Any, reason: str) -> None:
+    if row_id in job.in_vain:  # an id that is not UTF-8 cannot be left out of the next pass
+        return
     job.in_vain.append(row_id)
     job.report.fail(str(row_id), reason)
     if len(job.in_vain) > _MOST_FAILED:
@@ -237,7 +240,7 @@ async def ids_of(job: Job, query: Document) -> AsyncGenerator[list[Any], None]:
     )
     async with aclosing(batches):
         async for batch in batches:
-            ids = [row["_id"] for row in bson.decode_all(batch)]
+            ids = [row["_id"] for row in decode_rows(batch)[0]]
             for start in range(0, len(ids), _IDS_AT_ONCE):
                 job.check()
                 yield ids[start : start + _IDS_AT_ONCE]

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from memorizz_async.deadline import Deadline
-from memorizz_async.memory_provider.mongodb.conversation import WINDOW, Session, Told
+from memorizz_async.memory_provider.mongodb.conversation import (
+    WINDOW,
+    Session,
+    told_of,
+    turn_number,
+)
 from memorizz_async.memory_provider.mongodb.pipelines.models import turns_before_pipeline
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
@@ -42,9 +47,12 @@ async def texts_of(
 
 def is_turn(row: Document) -> bool:
     """Whether a row is a turn of a session, as `store_conversation_async` writes them."""
-    turn = row.get("turn")
-    numbered = isinstance(turn, int | float) and not isinstance(turn, bool)
-    return numbered and isinstance(row.get("session_id"), str)
+    whose = (row.get("memory_id"), row.get("user_id"))
+    return (
+        turn_number(row.get("turn")) is not None
+        and isinstance(row.get("session_id"), str)
+        and all(one is None or isinstance(one, str) for one in whose)
+    )
 
 
 async def _told(
@@ -53,7 +61,7 @@ async def _told(
     """The embedded text of some turns of one session, by the key of their ids."""
     first = turns[0]
     scope = {"memory_id": first.get("memory_id"), "user_id": first.get("user_id")}
-    numbers = [turn["turn"] for turn in turns]
+    numbers = [number for turn in turns if (number := turn_number(turn["turn"])) is not None]
     within, before = await asyncio.gather(
         *(
             driver.aggregate(collection, pipeline, deadline=deadline)
@@ -62,12 +70,8 @@ async def _told(
             )
         )
     )
-    known = sorted(within, key=lambda row: (row["turn"], str(row["_id"])))
-    told = [
-        Told(str(row.get("content") or ""), int(row["turn"]), row["_id"])
-        for row in (*reversed(before), *known)
-    ]
-    session = Session(scope, told)
+    known = sorted(told_of(within), key=lambda turn: (turn.number, str(turn.row_id)))
+    session = Session(scope, [*reversed(told_of(before)), *known])
     return {
         key_of(turn.row_id): session.embedded_text(position)
         for position, turn in enumerate(session.turns)

@@ -12,9 +12,18 @@ from typing import Any
 from bson import Timestamp
 
 from memorizz_async.config import MongoDBConfig
-from memorizz_async.errors import DatabaseError, UnsupportedOperationError
+from memorizz_async.errors import (
+    DatabaseError,
+    StoredEmbeddingError,
+    UnsupportedOperationError,
+)
 from memorizz_async.memory_provider.mongodb.filters import paths_of
-from memorizz_async.memory_provider.mongodb.pipelines import id_projection, scan_filter
+from memorizz_async.memory_provider.mongodb.pipelines import (
+    id_projection,
+    other_vectors_filter,
+    scan_filter,
+    scan_projection,
+)
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search import (
     atlas,
@@ -26,12 +35,15 @@ from memorizz_async.memory_provider.mongodb.vector_search.own_model import refus
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
     SearchRequest,
+    Unsearchable,
     step,
+    wrong_dimension,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.resident import ResidentStore
 from memorizz_async.memory_provider.mongodb.vector_search.resident_ranking import (
     ResidentRanking,
 )
+from memorizz_async.vectors import stored_vector
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +150,8 @@ class VectorSearch:
         answer = await self._by_index(driver, request)
         if isinstance(answer, SearchAnswer):
             _note(request, f"{self.index_name!r} serves it", self.index_name)
+            if request.trace is not None and answer.unsearchable is None:
+                answer.unsearchable = await _left_out_by_the_index(driver, request)
             return answer
         return await (await self._exactly(driver, residents, request, answer)).search()
 
@@ -276,6 +290,27 @@ class VectorSearch:
             self._no_search = f"no $vectorSearch at {driver.address}"
             log.info("%s: searching exactly", self._no_search)
         return self._no_search
+
+
+async def _left_out_by_the_index(
+    driver: Driver, request: SearchRequest
+) -> StoredEmbeddingError | None:
+    """The rows of the scope that no index of this dimension has, for who wants an explanation."""
+    rows = await driver.find(
+        request.collection,
+        other_vectors_filter(request.conditions, request.vector.size, request.now),
+        projection=scan_projection(),
+        limit=Unsearchable.remembered,
+        deadline=request.deadline,
+    )
+    found = Unsearchable()
+    for row in rows:
+        try:
+            stored = stored_vector(row.get("embedding")).size
+            found.add(row["_id"], wrong_dimension(stored, request.vector.size))
+        except (TypeError, ValueError) as error:
+            found.add(row["_id"], str(error))
+    return found.error(request.collection, request.vector.size)
 
 
 def _need(request: SearchRequest) -> _Need:

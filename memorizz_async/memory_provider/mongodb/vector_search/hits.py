@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence, Set
 from typing import Any
 
 import bson
-from bson import ObjectId
+from bson import Code, ObjectId
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
@@ -28,13 +28,16 @@ _ID_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
 """Any date is a date here, and a UUID is the binary that is stored."""
-_ARE_KEYS = (str, ObjectId)  # a tuple: it is asked hundreds of times a recall
+_ARE_KEYS = frozenset((str, ObjectId))
+"""By the very type, as bson decodes them: a `Code` is a str, too, and has no hash."""
 
 
 def key_of(row_id: Any) -> Hashable:
     """The id as a key of a dict: an id may be any value, and Python takes 1 for True."""
-    if isinstance(row_id, _ARE_KEYS):
-        return row_id
+    if type(row_id) in _ARE_KEYS:
+        return row_id  # type: ignore[no-any-return]
+    if isinstance(row_id, str) and not isinstance(row_id, Code):
+        return str(row_id)
     return bson.encode({"": row_id}, codec_options=_KEY_CODEC)
 
 

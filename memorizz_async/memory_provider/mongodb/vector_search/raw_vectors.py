@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import bson
 import numpy as np
-from bson import CodecOptions, DatetimeConversion, ObjectId
+from bson import ObjectId
 from numpy.typing import NDArray
 
+from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS, split
 from memorizz_async.memory_provider.mongodb.vector_search.field_values import RowValues, ValuesOf
-from memorizz_async.memory_provider.mongodb.vector_search.row_layouts import RowLayout, layout_of
+from memorizz_async.memory_provider.mongodb.vector_search.row_layouts import (
+    RowLayout,
+    has_readable_id,
+    layout_of,
+)
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.vectors import stored_vector
 
-_ANY_DATE: CodecOptions[dict[str, Any]] = CodecOptions(
-    datetime_conversion=DatetimeConversion.DATETIME_MS
-)
 _ID_FIRST = b"\x07_id\x00"
 _FEW = 8  # fewer rows of one length than this are cheaper to decode
 
@@ -54,7 +56,7 @@ class VectorBlock:
         row = self.rows[position]
         if row[4:9] == _ID_FIRST:  # the usual case: nothing else has to be decoded
             return ObjectId(row[9:21].tobytes())
-        return bson.decode(row, codec_options=_ANY_DATE)["_id"]
+        return bson.decode(row, codec_options=DATES_AS_NUMBERS)["_id"]
 
 
 class _EqualRows(Sequence[memoryview]):
@@ -97,14 +99,14 @@ def read_vectors(batch: bytes, values_of: ValuesOf | None = None) -> ReadBatch:
     """
     result = ReadBatch()
     if values_of is not None:
-        _read_singly(list(_split(batch)), result, values_of)
+        _read_singly(list(split(batch)), result, values_of)
         return result
     whole = _read_whole(batch)
     if whole is not None:
         result.blocks.append(whole)
         return result
     by_length: defaultdict[int, list[memoryview]] = defaultdict(list)
-    for row in _split(batch):
+    for row in split(batch):
         by_length[len(row)].append(row)
     for rows in by_length.values():
         _read_alike(rows, result)
@@ -125,14 +127,6 @@ def _read_whole(batch: bytes) -> VectorBlock | None:
     if not layout.fits(table).all():
         return None
     return _block(layout, table, _EqualRows(batch, length))
-
-
-def _split(batch: bytes) -> Iterator[memoryview]:
-    view, position = memoryview(batch), 0
-    while position < len(view):
-        (length,) = struct.unpack_from("<i", view, position)
-        yield view[position : position + length]
-        position += length
 
 
 def _read_alike(rows: list[memoryview], result: ReadBatch) -> None:
@@ -164,16 +158,16 @@ def _read_singly(
 ) -> None:
     by_dimension: defaultdict[int, list[_Single]] = defaultdict(list)
     for row in rows:
-        document = bson.decode(row, codec_options=_ANY_DATE)
+        document = bson.decode(row, codec_options=DATES_AS_NUMBERS)
         until, values = alive_until(document), values_of(document)
+        if not has_readable_id(row):
+            reason = "its _id is text that is not UTF-8"
+            result.unreadable.append(UnreadableRow(document["_id"], reason, until, values))
+            continue
         try:
             vector = stored_vector(document.get("embedding"))
         except (TypeError, ValueError) as error:
             result.unreadable.append(UnreadableRow(document["_id"], str(error), until, values))
-            continue
-        if vector.ndim != 1 or not vector.size:
-            reason = f"an array of shape {vector.shape}"
-            result.unreadable.append(UnreadableRow(document["_id"], reason, until, values))
             continue
         by_dimension[vector.size].append(_Single(row, vector, until, values))
     for singles in by_dimension.values():

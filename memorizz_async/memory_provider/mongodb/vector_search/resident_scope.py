@@ -123,11 +123,8 @@ class ResidentScope:
             vector = stored_vector(row["embedding"])
         except (TypeError, ValueError) as error:
             self._add_odd(taken, _Reason(str(error)), values)
-            return True
-        if vector.ndim == 1 and vector.size:
-            self._add(vector[np.newaxis], [taken], [values])
         else:
-            self._add_odd(taken, _Reason(f"an array of shape {vector.shape}"), values)
+            self._add(vector[np.newaxis], [taken], [values])
         return True
 
     def snapshot(

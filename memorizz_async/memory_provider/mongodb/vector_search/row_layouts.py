@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import FOREVER
 
-_DOUBLE, _ARRAY, _BINARY, _OBJECT_ID, _DATE, _NULL = 0x01, 0x04, 0x05, 0x07, 0x09, 0x0A
+_DOUBLE, _STRING, _ARRAY, _BINARY, _OBJECT_ID, _DATE, _NULL = (
+    0x01,
+    0x02,
+    0x04,
+    0x05,
+    0x07,
+    0x09,
+    0x0A,
+)
 _FLOAT32_VECTOR = b"\x09\x27\x00"  # subtype 9, dtype float32, no padding
 _NAME = b"embedding\x00"
 _EXPIRY = b"expires_at\x00"
+_ASCII = 0x7F
 
 
 @dataclass(frozen=True)
@@ -34,10 +43,15 @@ class RowLayout:
     fixed: NDArray[np.intp]  # positions of the bytes outside the values
     expected: NDArray[np.uint8]  # what stands there, the row's length included
     expiry: int | None  # where eight bytes say when the row expires; None where it does not
+    text_id: tuple[int, int] | None  # where an `_id` that is text lies
 
     def fits(self, table: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which rows have this layout."""
         alike: NDArray[np.bool_] = (table[:, self.fixed] == self.expected).all(axis=1)
+        if self.text_id is not None:
+            texts = table[:, slice(*self.text_id)]
+            for at in np.flatnonzero((texts > _ASCII).any(axis=1)).tolist():
+                alike[at] &= _is_utf8(texts[at].tobytes())
         return alike
 
     def until(self, table: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -79,13 +93,32 @@ def _without(
         is_fixed[(starts[:, None] + np.arange(size)).ravel()] = False
     fixed = np.flatnonzero(is_fixed)
     expected = np.frombuffer(document, dtype=np.uint8)[fixed]
-    return RowLayout(dtype, tuple(runs), fixed, expected, expiry)
+    text_id = values[0] if document[4] == _STRING else None
+    return RowLayout(dtype, tuple(runs), fixed, expected, expiry, text_id)
+
+
+def has_readable_id(document: bytes | memoryview) -> bool:
+    """Whether the `_id` is not text in other bytes than UTF-8: a query that names such an id does
+    not find its row.
+    """
+    id_range = _id_range(document)
+    if id_range is None or document[4] != _STRING:
+        return True
+    return _is_utf8(bytes(document[slice(*id_range)]))
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def layout_of(document: bytes) -> RowLayout | None:
     """The layout of a row `{_id, expires_at?, embedding}`; None for one that must be decoded."""
     id_range = _id_range(document)
-    if id_range is None:
+    if id_range is None or not has_readable_id(document):
         return None
     position, values, expiry = id_range[1], [id_range], None
     if document[position + 1 : position + 1 + len(_EXPIRY)] == _EXPIRY:
@@ -111,13 +144,13 @@ def layout_of(document: bytes) -> RowLayout | None:
     return _without(document, values, expiry, *found)
 
 
-def _id_range(document: bytes) -> tuple[int, int] | None:
+def _id_range(document: bytes | memoryview) -> tuple[int, int] | None:
     """The bytes of the value of `_id`, where it comes first and is an ObjectId or a string."""
     if document[5:9] != b"_id\x00":
         return None
     if document[4] == _OBJECT_ID:
         return 9, 9 + 12
-    if document[4] == 0x02:
+    if document[4] == _STRING:
         (length,) = struct.unpack_from("<i", document, 9)
         return 13, 13 + length
     return None

@@ -14,7 +14,6 @@ from bson.datetime_ms import DatetimeMS
 Matcher = Callable[[Mapping[str, Any]], bool]
 
 FOREVER = float("inf")
-NEVER = float("-inf")
 
 
 def matcher_of(scope: Mapping[str, Any]) -> Matcher:
@@ -63,18 +62,16 @@ def has_vector(row: Mapping[str, Any]) -> bool:
 def alive_until(row: Mapping[str, Any]) -> float:
     """When the row expires, in milliseconds since the epoch: what `pipelines.alive` asks for.
 
-    FOREVER without an `expires_at`; NEVER (it is not alive at all) where that is no moment.
+    FOREVER where `expires_at` is missing, or no date.
     """
     return _until(row.get("expires_at"))
 
 
 def _until(value: Any) -> float:
-    if value is None:
-        return FOREVER
     if isinstance(value, DatetimeMS):
         return float(int(value))
     if isinstance(value, datetime):
         return float(int(DatetimeMS(value)))
-    if isinstance(value, list):  # one moment of several is enough
-        return max((_until(each) for each in value if not isinstance(each, list)), default=NEVER)
-    return NEVER
+    if isinstance(value, list):  # of several dates, the first
+        return min((_until(each) for each in value if not isinstance(each, list)), default=FOREVER)
+    return FOREVER

@@ -24,9 +24,10 @@ from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch, a
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
 from memorizz_async.redaction import describe_id
-from memorizz_async.vectors import stored_vector
+from memorizz_async.vectors import readable_vector
 
 _AT_ONCE = 500
+_VECTORS_READ = 32
 _SHOWN = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 
@@ -58,13 +59,20 @@ async def wait_until_searchable(
         raise InvalidInputError(
             "There are no such rows with a vector in the scope", seen=_shown(missing)
         )
-    first = await driver.find(
-        collection, there, projection=scan_projection(), limit=1, deadline=deadline
+    vectors = await driver.find(
+        collection, there, projection=scan_projection(), limit=_VECTORS_READ, deadline=deadline
     )
+    readable = [vector for row in vectors if (vector := readable_vector(row)) is not None]
+    if not readable:
+        raise InvalidInputError(
+            "The vectors of these rows cannot be read: no search by vectors finds them",
+            seen=_shown(set(ids)),
+            fix="embed them again (`memorizz-async reembed`)",
+        )
     request = SearchRequest(
         collection=collection,
         scope=scope,
-        vector=stored_vector(first[0]["embedding"]),
+        vector=readable[0],
         limit=_AT_ONCE,
         similarity=similarity,
         include_embedding=False,
