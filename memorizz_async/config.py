@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from memorizz_async.enums.collection_names import check_namespace, collection_names
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.redaction import redact_uri
 
@@ -115,7 +116,8 @@ class MongoDBConfig(_Keywords, _Positional):
         taken for a stop word and how words are stemmed. One that MongoDB knows, or `none`.
     fusion: how hybrid recall joins its two searches: `zscore` adds standard scores, `rrf`
         reciprocal ranks.
-    collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`.
+    collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`. Each memory type needs
+        a collection of its own, and none that this package keeps for itself.
     keep_local_server: for `local`: leave the mongod running after the last user closes.
     quantization: how the search indexes of Atlas keep vectors: `scalar` and `binary` (for which
         `dimensions` is a multiple of 8) take less memory there. `none` leaves a hand-made index as
@@ -155,6 +157,13 @@ class MongoDBConfig(_Keywords, _Positional):
                 seen=repr(self.db_name),
                 fix='leave out blanks and the characters / \\ . " $',
             )
+        self._check_collections()
+        for path in _paths(self.filter_fields):
+            _check_path(path)
+        if self.dimensions is not None:
+            check_quantization(self.quantization, self.dimensions)
+
+    def _check_collections(self) -> None:
         if not isinstance(self.collections, Mapping) or not all(
             isinstance(name, str) and name for name in self.collections.values()
         ):
@@ -162,11 +171,8 @@ class MongoDBConfig(_Keywords, _Positional):
                 "collections must map memory types to names of collections",
                 seen=repr(self.collections),
             )
-
-        for path in _paths(self.filter_fields):
-            _check_path(path)
-        if self.dimensions is not None:
-            check_quantization(self.quantization, self.dimensions)
+        for collection in collection_names(self.collections).values():
+            check_namespace(self.db_name, collection)
 
     def resolved_uri(self) -> str:
         """The address in force: the argument, else `MONGODB_URI`, else `local`."""

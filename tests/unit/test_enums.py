@@ -10,8 +10,8 @@ import pytest
 from memorizz_async import ApplicationMode, ConfigurationError, MemoryType, UnknownMemoryTypeError
 from memorizz_async.enums import memory_type_of
 from memorizz_async.enums.application_mode import application_mode_of
+from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.enums.memory_type import name_of
-from memorizz_async.memory_provider.mongodb.rows import collection_names
 
 
 class CurrentMemorizz(Enum):

@@ -94,7 +94,6 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "enums",
-            "config",
             "deadline",
             "markup",
             "notebook",
@@ -104,6 +103,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "vectors",
         }
     ),
+    frozenset({"config"}),
     frozenset({"embeddings", "results", "retrieval"}),
     frozenset({"memory_provider"}),
     frozenset({"memory_unit"}),

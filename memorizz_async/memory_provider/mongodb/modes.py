@@ -8,6 +8,7 @@ from functools import partial
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.memory_provider.mongodb.hybrid import HybridSearch, Prepare, no_words, wider
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.spoken import content_of
@@ -30,10 +31,12 @@ class Recall:
     reranker: reorders what was found, where the query has a text.
     """
 
-    def __init__(self, config: MongoDBConfig, reranker: Reranker | None = None) -> None:
+    def __init__(
+        self, config: MongoDBConfig, notices: Notices, reranker: Reranker | None = None
+    ) -> None:
         self._reranker = reranker
         self._fusion = config.fusion
-        self.texts = TextSearch()
+        self.texts = TextSearch(notices)
 
     async def search(
         self,

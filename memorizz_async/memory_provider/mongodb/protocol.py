@@ -103,12 +103,15 @@ class ChangeBatch:
     at: the logical time up to which the stream has told everything; None where the token does not
         tell it.
     more: whether there was more to tell than fits into a batch.
+    now: the newest logical time that the server knew of when it answered. Where it stays ahead of
+        `at`, the server has changes that the stream does not deliver, as without a majority.
     """
 
     events: Sequence[Document]
     token: Document | None
     at: Timestamp | None
     more: bool = False
+    now: Timestamp | None = None
 
 
 class Driver(Protocol):

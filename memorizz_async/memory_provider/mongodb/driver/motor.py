@@ -26,12 +26,17 @@ class MotorDriver(MongoDriver):
         return await self._client.start_session()
 
     async def _open_stream(
-        self, pipeline: Sequence[Document], resume_after: Document | None
+        self, pipeline: Sequence[Document], resume_after: Document | None, session: Any
     ) -> Any:
         # Motor would take a thread of its pool for each single change, and keep one for ever.
-        return await ThreadedStream.open(
-            self._watched().delegate, pipeline, stream_options(resume_after)
-        )
+        options = {**stream_options(resume_after), "session": session}
+        return await ThreadedStream.open(self._watched().delegate, pipeline, options)
+
+    def _start_stream_session(self) -> Any:
+        return self._client.delegate.start_session()
+
+    async def _end_stream_session(self, session: Any) -> None:
+        await asyncio.to_thread(session.end_session)
 
     async def _next_changes(self, stream: Any) -> list[Document]:
         changes: list[Document] = await stream.next_changes()

@@ -28,6 +28,7 @@ from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
     CHANGE_CODEC,
     just_before,
+    newest_time,
     stream_options,
     time_of,
 )
@@ -196,11 +197,12 @@ class MongoDriver:
         DatabaseError; where the connection breaks the driver tries once to go on by itself.
         """
         operation = "watching for changes"
-        stream = None
+        stream = session = None
         try:
             with self._translated(operation, None):
                 await self._find_server(Deadline.after(self._selection_ms))
-                stream = await self._open_stream(pipeline, resume_after)
+                session = self._start_stream_session()  # its replies tell the server's time
+                stream = await self._open_stream(pipeline, resume_after, session)
             token = stream.resume_token
             # It opens at the first time that has not been: what will happen then is yet to come.
             yield ChangeBatch((), token, just_before(time_of(token)))
@@ -215,16 +217,22 @@ class MongoDriver:
                         seen=f"no answer for {change_stream.CHANGES_SILENCE_S:g} s",
                     ) from error
                 more = len(events) >= change_stream.CHANGES_A_BATCH
+                now = newest_time(session)
                 if not events and stream.resume_token == token:
-                    yield ChangeBatch((), token, None)
+                    yield ChangeBatch((), token, None, now=now)
                     continue
                 token = stream.resume_token
                 at = time_of(token)
                 # There may be more of this very time: several rows of one write can share one.
-                yield ChangeBatch(events, token, just_before(at) if more else at, more)
+                yield ChangeBatch(events, token, just_before(at) if more else at, more, now)
         finally:
-            if stream is not None:
-                await self._close_stream(stream)
+            try:
+                if stream is not None:
+                    await self._close_stream(stream)
+            finally:
+                if session is not None:
+                    with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
+                        await self._end_stream_session(session)
 
     @mapped
     async def insert_many(
@@ -329,10 +337,17 @@ class MongoDriver:
     async def _start_session(self) -> Any:
         return self._client.start_session()
 
+    def _start_stream_session(self) -> Any:
+        return self._client.start_session()
+
+    async def _end_stream_session(self, session: Any) -> None:
+        await session.end_session()
+
     async def _open_stream(
-        self, pipeline: Sequence[Document], resume_after: Document | None
+        self, pipeline: Sequence[Document], resume_after: Document | None, session: Any
     ) -> Any:
-        return await self._watched().watch(list(pipeline), **stream_options(resume_after))
+        options = stream_options(resume_after)
+        return await self._watched().watch(list(pipeline), session=session, **options)
 
     async def _next_changes(self, stream: Any) -> list[Document]:
         events = []

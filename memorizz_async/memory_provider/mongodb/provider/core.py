@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
+from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
@@ -16,7 +17,7 @@ from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Wor
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
-from memorizz_async.memory_provider.mongodb.rows import collection_names
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.retrieval.reranking import Reranker
 
@@ -43,15 +44,16 @@ class ProviderCore:
             )
         self.config = config or MongoDBConfig()
         self._collections = collection_names(self.config.collections)
-        self._connection = Connection(self.config)
+        notices = Notices()
+        self._connection = Connection(self.config, notices)
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
-        self._recall = Recall(self.config, reranker)
+        self._recall = Recall(self.config, notices, reranker)
         kept = self.config.embedding_cache
         cache = MongoDBEmbeddingCache(self._connection.session) if kept else None
         self._embedders = Embedders(embedding_provider, retiring_embedding_provider, cache)
         self._guard = ModelGuard(
-            ModelStates(self._search.written),
+            ModelStates(self._search.written, notices),
             self._embedders,
             Words(self._collections, self.config.db_name),
             self.config.dimensions,

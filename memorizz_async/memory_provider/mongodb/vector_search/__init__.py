@@ -12,7 +12,7 @@ from typing import Any
 from bson import Timestamp
 
 from memorizz_async.config import MongoDBConfig
-from memorizz_async.errors import DatabaseError, UnsupportedOperationError
+from memorizz_async.errors import AuthenticationError, DatabaseError, UnsupportedOperationError
 from memorizz_async.memory_provider.mongodb.filters import paths_of
 from memorizz_async.memory_provider.mongodb.pipelines import id_projection, scan_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -44,6 +44,8 @@ _BELIEVE_S = 300.0
 may have been given another similarity meanwhile, which no answer shows."""
 
 
+_NOT_ON_A_VIEW = frozenset({166, 167})
+"""CommandNotSupportedOnView, OptionNotSupportedOnView."""
 _NO_EXISTS = "$vectorSearch of this age of server cannot ask for rows that have no owner"
 
 
@@ -248,6 +250,9 @@ class VectorSearch:
         """Why another strategy has to answer; raises the error where none can."""
         if atlas.has_no_search(error) or isinstance(error, UnsupportedOperationError):
             return self._no_search_here(driver, error)
+        if self._strategy == "auto" and _is_not_allowed(error):
+            reason = f"{request.collection!r}: {error.what} (code {error.code})"
+            return self._leave_alone(_need(request), reason)
         explained = atlas.trouble(error)
         if explained is None:
             raise error
@@ -276,6 +281,14 @@ class VectorSearch:
             self._no_search = f"no $vectorSearch at {driver.address}"
             log.info("%s: searching exactly", self._no_search)
         return self._no_search
+
+
+def _is_not_allowed(error: DatabaseError) -> bool:
+    """Whether the user may not look at search indexes, or the collection is a view without any.
+
+    An exact search needs no more than the right to read, and says so itself where that is missing.
+    """
+    return isinstance(error, AuthenticationError) or error.code in _NOT_ON_A_VIEW
 
 
 def _need(request: SearchRequest) -> _Need:
