@@ -43,9 +43,8 @@ _CANNOT_SERVE = frozenset({27, 291, 17313})
 """What `$text` answers where its index is missing, or is there and cannot be used: IndexNotFound,
 NoQueryExecutionPlans, and a view or a time-series collection, before which stages stand."""
 _NAME_TAKEN, _INVALID_OPTIONS, _CANNOT_CREATE = 86, 72, 67
-_CONFLICTS = frozenset(
-    {85, _NAME_TAKEN, _CANNOT_CREATE}
-)  # another text index came to be in between
+_CONFLICTS = frozenset({85, _NAME_TAKEN, _CANNOT_CREATE})
+"""What the answer may be where another text index came to be in between."""
 _SIMPLE = {"locale": "simple"}
 _MOST_MEMORY_IDS = 16
 _ASK_AGAIN_S = 30.0
