@@ -29,14 +29,8 @@ class MotorDriver(MongoDriver):
         self, pipeline: Sequence[Document], resume_after: Document | None, session: Any
     ) -> Any:
         # Motor would take a thread of its pool for each single change, and keep one for ever.
-        options = {**stream_options(resume_after), "session": session}
+        options = {**stream_options(resume_after), "session": session.delegate}
         return await ThreadedStream.open(self._watched().delegate, pipeline, options)
-
-    def _start_stream_session(self) -> Any:
-        return self._client.delegate.start_session()
-
-    async def _end_stream_session(self, session: Any) -> None:
-        await asyncio.to_thread(session.end_session)
 
     async def _next_changes(self, stream: Any) -> list[Document]:
         changes: list[Document] = await stream.next_changes()

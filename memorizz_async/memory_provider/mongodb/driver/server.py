@@ -53,6 +53,8 @@ R = TypeVar("R")
 
 _ROWS_A_BATCH = 500
 """The driver decodes a batch in one go, on the loop."""
+_COMMITTED_WITHIN_MS = 1_000
+"""How long a majority may take to have what the primary has, when a change stream opens."""
 _CLOSE_S = 1.0
 """How long to say goodbye to a cursor that was left early; the server forgets it anyway."""
 
@@ -201,9 +203,18 @@ class MongoDriver:
         try:
             with self._translated(operation, None):
                 await self._find_server(Deadline.after(self._selection_ms))
-                session = self._start_stream_session()  # its replies tell the server's time
+                session = await self._start_session()  # hears the server's time in every reply
                 stream = await self._open_stream(pipeline, resume_after, session)
             token = stream.resume_token
+            if resume_after is None:
+                # It opens at the primary's time, also where no majority of the members follows:
+                # nothing would come by it then, and loads would wait.
+                committing, patience = (
+                    "waiting for a majority",
+                    Deadline.after(_COMMITTED_WITHIN_MS),
+                )
+                with self._translated(committing, patience), self._bounded(committing, patience):
+                    await _read_of_a_majority(self._watched(), session, just_before(time_of(token)))
             # It opens at the first time that has not been: what will happen then is yet to come.
             yield ChangeBatch((), token, just_before(time_of(token)))
             while True:
@@ -232,7 +243,7 @@ class MongoDriver:
             finally:
                 if session is not None:
                     with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
-                        await self._end_stream_session(session)
+                        await session.end_session()
 
     @mapped
     async def insert_many(
@@ -337,12 +348,6 @@ class MongoDriver:
     async def _start_session(self) -> Any:
         return self._client.start_session()
 
-    def _start_stream_session(self) -> Any:
-        return self._client.start_session()
-
-    async def _end_stream_session(self, session: Any) -> None:
-        await session.end_session()
-
     async def _open_stream(
         self, pipeline: Sequence[Document], resume_after: Document | None, session: Any
     ) -> Any:
@@ -390,3 +395,14 @@ class MongoDriver:
             yield
         except DRIVERS_OWN as error:
             raise translate(error, operation, self.address, self._selection_ms, deadline) from error
+
+
+async def _read_of_a_majority(database: Any, session: Any, at: Timestamp | None) -> None:
+    """Read nothing, as soon as a majority of the members has reached a logical time.
+
+    Of any collection: who may follow the changes of a database may read each of them.
+    """
+    if at is not None:
+        session.advance_operation_time(at)
+    collection = database["embedding_models"].with_options(read_concern=ReadConcern("majority"))
+    await collection.find_one({"_id": {"$in": []}}, session=session)

@@ -15,10 +15,9 @@ from typing import Protocol
 
 from bson import Timestamp
 
-from memorizz_async.deadline import Deadline
 from memorizz_async.errors import DatabaseError, OperationTimeoutError, ServerUnavailableError
 from memorizz_async.memory_provider.mongodb.notices import Notices
-from memorizz_async.memory_provider.mongodb.pipelines import changes_pipeline, id_projection
+from memorizz_async.memory_provider.mongodb.pipelines import changes_pipeline
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
 
 log = logging.getLogger(__name__)
@@ -29,8 +28,6 @@ _RETRY_S = (0.05, 0.2, 1.0)
 """Pauses between attempts to reach a server that is away."""
 _OPENS_WITHIN_S = 2.0
 """How long searches wait for the stream to open; those that come later do not wait any more."""
-_COMMITTED_WITHIN_MS = 1_000
-"""How long a majority of the members may take to have what the primary has, when it opens."""
 _BEHIND_S = 1.0
 """How long the server may have changes that the stream does not deliver."""
 
@@ -61,7 +58,6 @@ class ChangeFeed:
     ) -> None:
         self._driver = driver
         self._notices = notices
-        self._collections = collections
         self._pipeline = changes_pipeline(collections, paths)
         self._listener = listener
         self._task: asyncio.Task[None] | None = None
@@ -178,9 +174,7 @@ class ChangeFeed:
                     async for batch in stream:
                         await self._listener.changed(batch.events)
                         token = batch.token
-                        if opening:
-                            await self._wait_for_majority(batch.at)
-                        else:
+                        if not opening:
                             behind, failures = batch.more, 0
                         opening = False
                         self._advance(batch.at, batch.events)
@@ -222,25 +216,6 @@ class ChangeFeed:
             log.debug(message, *arguments)
         else:
             self._notices.warn(log, ("change stream", error.code), message, *arguments)
-
-    async def _wait_for_majority(self, at: Timestamp | None) -> None:
-        """Wait until a majority has what the stream begins with, as loads read it.
-
-        Raises OperationTimeoutError where that takes too long: there may be no majority.
-        """
-        if at is None:
-            return
-        nothing = self._driver.raw_batches(
-            self._collections[0],
-            {"_id": {"$in": []}},
-            projection=id_projection(),
-            batch_size=1,
-            deadline=Deadline.after(_COMMITTED_WITHIN_MS),
-            after=at,
-        )
-        async with aclosing(nothing):
-            async for _ in nothing:
-                pass
 
     def _log_break(self, error: DatabaseError) -> None:
         message = "the change stream from %s broke: %s"
