@@ -335,7 +335,7 @@ async def test_what_a_validator_refuses_is_an_error_that_quotes_nothing(
         assert stored.value.code == 121
         assert "validator" in str(stored.value)
         with pytest.raises(DatabaseError) as updated:
-            await provider.update_async(row_id, {"title": 7, "note": SECRET}, KB, memory_id="ada")
+            await provider.update_async(row_id, KB, {"title": 7, "note": SECRET}, memory_id="ada")
         assert updated.value.code == 121
         for error in (stored.value, updated.value):
             assert SECRET not in str(error)

@@ -1,4 +1,4 @@
-"""Real mongods for tests: one that is no replica set, and any number with options of a test's own."""
+"""Real mongods for tests: one that is no replica set, and any number with options of their own."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def running_mongod(folder: Path, *options: str) -> Iterator[MongodProcess]:
                 yield mongod
                 return
         finally:
-            process.terminate()
+            process.kill()  # a primary that is asked to end waits for its secondaries
             process.wait()
     raise RuntimeError(f"none of {_ATTEMPTS} ports was free")
 

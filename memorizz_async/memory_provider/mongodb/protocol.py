@@ -18,6 +18,10 @@ DUPLICATE_KEY = 11000
 """MongoDB's code for a row that a unique index does not take."""
 
 
+REFUSED_BY_VALIDATOR = 121
+"""MongoDB's code for a row that the collection's own validator does not take."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why the server did not take a row. `same_id`: because a row of this `_id` is there."""
