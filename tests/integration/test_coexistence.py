@@ -318,6 +318,28 @@ async def test_rows_that_a_capped_collection_has_dropped_are_not_recalled(
         assert contents(await recalled(provider, "bees", limit=30)) == left
 
 
+@pytest.mark.parametrize("strategy", ["scan", "resident"])
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_a_collection_that_ignores_case_mixes_no_tenants(
+    config: MongoDBConfig, database: Any, driver: Any, strategy: Any
+) -> None:
+    """Its default collation says that `ada` is `ADA`; every read and write compares exactly."""
+    database.create_collection("facts", collation={"locale": "en", "strength": 2})
+    database.facts.create_index([("memory_id", 1), ("user_id", 1)], name="tenant")
+    async with opened(config, driver=driver, search_strategy=strategy) as provider:
+        report = await provider.ensure_indexes_async([KB])
+        assert report.ordinary["facts"] == ["memorizz_tenant", "user", "expiry"]
+        assert report.text["facts"] == "created"
+        await provider.store_async("bees", KB, memory_id="ada")
+        theirs = await provider.store_async("bees of another", KB, memory_id="ADA")
+        for mode in ("vector", "text", "hybrid"):
+            assert contents(await recalled(provider, mode=mode)) == {"bees"}
+        assert len(await provider.list_async(KB, memory_id="ada")) == 1
+        assert not await provider.update_async(theirs, KB, {"note": 1}, memory_id="ada")
+        assert await provider.delete_many_async(KB, memory_id="ada") == 1
+        assert database.facts.count_documents({}) == 1
+
+
 # -- validators -------------------------------------------------------------------------------
 
 

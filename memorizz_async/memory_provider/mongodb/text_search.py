@@ -45,7 +45,6 @@ NoQueryExecutionPlans, and a view or a time-series collection, before which stag
 _NAME_TAKEN, _INVALID_OPTIONS, _CANNOT_CREATE = 86, 72, 67
 _CONFLICTS = frozenset({85, _NAME_TAKEN, _CANNOT_CREATE})
 """What the answer may be where another text index came to be in between."""
-_SIMPLE = {"locale": "simple"}
 _MOST_MEMORY_IDS = 16
 _ASK_AGAIN_S = 30.0
 _BELIEVE_S = 300.0
@@ -323,7 +322,6 @@ async def _created(
                 weights=TEXT_WEIGHTS,
                 default_language=config.text_language,
                 language_override=TEXT_LANGUAGE_FIELD,
-                collation=_SIMPLE,
                 deadline=deadline,
             )
         except DatabaseError as error:

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import pymongo
 from bson import Timestamp
 from pymongo import errors as driver_errors
+from pymongo.collation import Collation
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.write_concern import WriteConcern
@@ -55,6 +56,9 @@ _ROWS_A_BATCH = 500
 """The driver decodes a batch in one go, on the loop."""
 _COMMITTED_WITHIN_MS = 1_000
 """How long a majority may take to have what the primary has, when a change stream opens."""
+_SIMPLE = Collation("simple")
+"""Strings are equal where their bytes are, whatever a collection's default collation says: a tenant
+`ada` must not see the rows of `ADA`. It is what collections compare by that have no default."""
 _CLOSE_S = 1.0
 """How long to say goodbye to a cursor that was left early; the server forgets it anyway."""
 
@@ -82,6 +86,7 @@ class MongoDriver:
     """What Motor and PyMongo Async have in common, which is nearly everything."""
 
     name = "pymongo"
+    _collation: Collation | None = _SIMPLE
 
     def __init__(self, client: Any, config: MongoDBConfig, address: str) -> None:
         self.address = address
@@ -114,7 +119,7 @@ class MongoDriver:
         with self._bounded(f"find in {collection!r}", deadline):
             cursor = self._database[collection].find(
                 query, projection, limit=limit, skip=skip, sort=list(sort) or None,
-                batch_size=_ROWS_A_BATCH,
+                batch_size=_ROWS_A_BATCH, collation=self._collation,
             )  # fmt: skip
             rows: list[Document] = await cursor.to_list(None)
             return rows
@@ -127,7 +132,10 @@ class MongoDriver:
         rows: list[Document]
         if not any("$vectorSearch" in stage for stage in pipeline[:1]):
             with self._bounded(operation, deadline):
-                rows = await (await self._aggregate(collection, pipeline)).to_list(None)
+                # Stages that list indexes take none.
+                collated = {"collation": self._collation} if "$match" in pipeline[0] else {}
+                cursor = await self._aggregate(collection, pipeline, **collated)
+                rows = await cursor.to_list(None)
                 return rows
         # A mongot that is down is HostUnreachable, and under pymongo.timeout a driver tries that
         # again and again until the deadline is over, where somebody else could have answered.
@@ -169,7 +177,7 @@ class MongoDriver:
                         read_preference=ReadPreference.PRIMARY, read_concern=ReadConcern("majority")
                     )
                 cursor = source.find_raw_batches(
-                    query, projection, batch_size=batch_size, **options
+                    query, projection, batch_size=batch_size, collation=self._collation, **options
                 )
             while True:
                 # Entered anew for each batch: a context must not stay open across a yield.
@@ -269,7 +277,7 @@ class MongoDriver:
     async def write_many(
         self, collection: str, writes: Sequence[Write], *, ordered: bool = True, deadline: Deadline
     ) -> WriteOutcome:
-        operations = [operation_of(write) for write in writes]
+        operations = [operation_of(write, self._collation) for write in writes]
         with self._bounded(f"writing to {collection!r}", deadline):
             target = self._database[collection]
             if not target.write_concern.acknowledged:  # who edits asks what became of it
@@ -294,7 +302,8 @@ class MongoDriver:
         deadline: Deadline,
     ) -> int:
         with self._bounded(f"update of {collection!r}", deadline):
-            result = await self._database[collection].update_many(query, update)
+            target = self._database[collection]
+            result = await target.update_many(query, update, **self._collated(target))
             return int(result.matched_count)
 
     @mapped
@@ -308,15 +317,18 @@ class MongoDriver:
         deadline: Deadline,
     ) -> Document | None:
         with self._bounded(f"update of {collection!r}", deadline):
-            row: Document | None = await self._database[collection].find_one_and_update(
-                query, update, upsert=upsert, return_document=pymongo.ReturnDocument.AFTER
-            )
+            target = self._database[collection]
+            row: Document | None = await target.find_one_and_update(
+                query, update, upsert=upsert, return_document=pymongo.ReturnDocument.AFTER,
+                **self._collated(target),
+            )  # fmt: skip
             return row
 
     @mapped
     async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int:
         with self._bounded(f"deleting from {collection!r}", deadline):
-            result = await self._database[collection].delete_many(query)
+            target = self._database[collection]
+            result = await target.delete_many(query, **self._collated(target))
             return int(result.deleted_count)
 
     @mapped
@@ -329,6 +341,8 @@ class MongoDriver:
         **options: Any,
     ) -> str:
         with self._bounded(f"create an index on {collection!r}", deadline):
+            if self._collation is not None:  # as queries compare, or they could not use it
+                options.setdefault("collation", self._collation)
             return str(await self._database[collection].create_index(list(keys), **options))
 
     @mapped
@@ -344,6 +358,11 @@ class MongoDriver:
         self, collection: str, pipeline: Sequence[Document], **options: Any
     ) -> Any:
         return await self._database[collection].aggregate(list(pipeline), **options)
+
+    def _collated(self, target: Any) -> dict[str, Any]:
+        """The collation of a write, where the server confirms it: others have no room for one."""
+        with_one = self._collation is not None and target.write_concern.acknowledged
+        return {"collation": self._collation} if with_one else {}
 
     async def _start_session(self) -> Any:
         return self._client.start_session()
