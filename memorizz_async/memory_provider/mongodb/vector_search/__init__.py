@@ -46,6 +46,7 @@ may have been given another similarity meanwhile, which no answer shows."""
 
 _NOT_ON_A_VIEW = frozenset({166, 167})
 """CommandNotSupportedOnView, OptionNotSupportedOnView."""
+_ENSURE = "ensure_indexes_async()"
 _NO_EXISTS = "$vectorSearch of this age of server cannot ask for rows that have no owner"
 
 
@@ -252,7 +253,7 @@ class VectorSearch:
             return self._no_search_here(driver, error)
         if self._strategy == "auto" and _is_not_allowed(error):
             reason = f"{request.collection!r}: {error.what} (code {error.code})"
-            return self._leave_alone(_need(request), reason)
+            return self._leave_alone(_need(request), reason, "the action listSearchIndexes")
         explained = atlas.trouble(error)
         if explained is None:
             raise error
@@ -261,12 +262,12 @@ class VectorSearch:
             raise explained from error
         return self._leave_alone(_need(request), f"{request.collection!r}: {explained}")
 
-    def _leave_alone(self, need: _Need, reason: str) -> str:
+    def _leave_alone(self, need: _Need, reason: str, mends: str = _ENSURE) -> str:
         self._usable_until.pop(need, None)
         self._left_alone[need] = (time.monotonic() + _ASK_AGAIN_S, reason)
         if reason not in self._said:
             self._said.add(reason)
-            log.warning("%s: searching without it; ensure_indexes_async() mends it", reason)
+            log.warning("%s: searching without it; %s mends it", reason, mends)
         return reason
 
     def _no_search_here(self, driver: Driver, error: DatabaseError) -> str:

@@ -211,7 +211,7 @@ class ChangeFeed:
     def _unavailable(self, error: DatabaseError) -> None:
         self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
         message = "no change streams at %s: searching by scan (%s)"
-        arguments = (self._driver.address, error.seen or error)
+        arguments = (self._driver.address, f"{error.what}, code {error.code}")
         if error.code is None:  # memory:// is not short of anything
             log.debug(message, *arguments)
         else:
