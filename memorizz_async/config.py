@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memorizz_async.address import SCHEMES, Address, parse_address
+from memorizz_async.enums.collection_names import check_namespace, collection_names
 from memorizz_async.errors import ConfigurationError, InvalidURIError
 from memorizz_async.redaction import describe_id, option_name, redact_uri, shown
 from memorizz_async.validation import (
@@ -185,7 +186,8 @@ class MongoDBConfig(_Keywords, _Positional):
         taken for a stop word and how words are stemmed. One that MongoDB knows, or `none`.
     fusion: how hybrid recall joins its two searches: `zscore` adds standard scores, `rrf`
         reciprocal ranks.
-    collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`.
+    collections: other collection names, as `{"LONG_TERM_MEMORY": "facts"}`. Each memory type needs
+        a collection of its own, and none that this package keeps for itself.
     keep_local_server: for `local`: leave the mongod running after the last user closes.
     quantization: how the search indexes of Atlas keep vectors: `scalar` and `binary` (for which
         `dimensions` is a multiple of 8) take less memory there. `none` leaves a hand-made index as
@@ -222,19 +224,20 @@ class MongoDBConfig(_Keywords, _Positional):
                 seen=shown(self.db_name),
                 fix='leave out blanks and the characters / \\ . " $',
             )
-        checked_mapping("collections", self.collections, error=_ERROR)
-        for name in self.collections.values():
-            checked_text("A name in collections", name, error=_ERROR)
-            if "$" in name or "\0" in name:
-                raise ConfigurationError(
-                    "A collection has a name that MongoDB does not take", fix="leave out $"
-                )
+        self._check_collections()
         self._check_client_options()
         for path in _paths(self.filter_fields):
             _check_path(path)
         if self.dimensions is not None:
             check_quantization(self.quantization, self.dimensions)
         self._take_from_address()
+
+    def _check_collections(self) -> None:
+        checked_mapping("collections", self.collections, error=_ERROR)
+        for name in self.collections.values():
+            checked_text("A name in collections", name, error=_ERROR)
+        for collection in collection_names(self.collections).values():
+            check_namespace(self.db_name, collection)
 
     def resolved_uri(self) -> str:
         """The address in force: the argument, else `MONGODB_URI`, else `local`."""

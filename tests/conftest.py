@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support import leaks
-from support.standalone import standalone_mongod
+from support.standalone import direct, replica_set, standalone_mongod
 
 from memorizz_async.memory_provider.mongodb.driver import blocking_command
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
@@ -57,6 +57,19 @@ def standalone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real mongod that is no replica set: without change streams."""
     with standalone_mongod(tmp_path_factory.mktemp("standalone")) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`127.0.0.1:PORT` of a replica set of one that asks who one is; `root` has the word `pw`."""
+    folder = tmp_path_factory.mktemp("secured")
+    key = folder / "key"
+    key.write_text("tests" * 8)
+    key.chmod(0o600)
+    with replica_set(folder, [{}], "--keyFile", str(key)) as (mongod,):
+        with direct(mongod) as client:
+            client.admin.command("createUser", "root", pwd="pw", roles=["root"])
+        yield mongod.host
 
 
 @pytest.fixture

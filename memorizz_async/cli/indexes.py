@@ -57,6 +57,9 @@ def run(options: argparse.Namespace) -> None:
         return
     for collection, names in report.ordinary.items():
         search, text = report.search.get(collection), report.text.get(collection)
-        print(f"{collection}: {', '.join(names)}, vector search {search}, text search {text}")
+        shown = ", ".join(names) or "no ordinary index"
+        print(f"{collection}: {shown}, vector search {search}, text search {text}")
+        for name, reason in report.skipped.get(collection, {}).items():
+            print(f"{collection}: index {name} was skipped: {reason}")
     if not report.search:
         print("No search indexes: this server has no vector search, and is searched exactly.")

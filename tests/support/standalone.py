@@ -1,13 +1,18 @@
-"""A mongod that is no replica set: no change streams, no transactions, the plainest there is."""
+"""Real mongods for tests: one that is no replica set, and any number with options of their own."""
 
 from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pymongo
 
 from memorizz_async.errors import DatabaseError
 from memorizz_async.memory_provider.mongodb.driver import blocking_command
@@ -16,45 +21,111 @@ from memorizz_async.memory_provider.mongodb.local_server.binary import find_mong
 _PORTS = range(32000, 32700)  # beside those of our own servers, below those that systems give out
 _ATTEMPTS = 8
 _STARTS_WITHIN_S = 60.0
+_SET = "tests"
+
+
+@dataclass(frozen=True)
+class MongodProcess:
+    """A mongod of a test."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://{self.host}"
+
+    def kill(self) -> None:
+        """End it at once, as a machine that loses its power."""
+        self.process.kill()
+        self.process.wait()
 
 
 @contextmanager
 def standalone_mongod(folder: Path) -> Iterator[str]:
     """The address of a mongod without `--replSet`, which runs as long as the block."""
+    with running_mongod(folder) as mongod:
+        yield mongod.uri
+
+
+@contextmanager
+def running_mongod(folder: Path, *options: str) -> Iterator[MongodProcess]:
+    """A mongod with its data in a folder, which runs as long as the block."""
     binary = find_mongod()
-    for port in random.sample(_PORTS, _ATTEMPTS):
+    folder.mkdir(exist_ok=True)
+    for port in filter(_is_free, random.sample(_PORTS, _ATTEMPTS)):
         process = subprocess.Popen(
             [
                 str(binary.path),
                 *("--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1"),
                 *("--wiredTigerCacheSizeGB", "0.25", "--nounixsocket"),
                 *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+                *options,
             ],
             env={**os.environ, **binary.env},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        uri = f"mongodb://127.0.0.1:{port}"
+        mongod = MongodProcess(port, process)
         try:
-            # The driver looks for the server until it is there; a stranger on a port that was
-            # taken is none of ours, whose process has ended.
-            reply = _hello(uri, process)
-            if reply is not None:
-                assert "repl" not in reply
-                yield uri
+            if _answers(mongod):
+                yield mongod
                 return
         finally:
-            process.terminate()
+            process.kill()  # a primary that is asked to end waits for its secondaries
             process.wait()
     raise RuntimeError(f"none of {_ATTEMPTS} ports was free")
 
 
-def _hello(uri: str, process: subprocess.Popen[bytes]) -> dict[str, object] | None:
-    """What the server says of itself; None where this process did not get its port."""
+def _answers(mongod: MongodProcess) -> bool:
+    """Wait until the server answers; False where this process did not get its port."""
     try:
-        reply = blocking_command(uri, {"serverStatus": 1}, timeout_s=_STARTS_WITHIN_S)
+        uri = f"{mongod.uri}/?directConnection=true"
+        blocking_command(uri, {"hello": 1}, timeout_s=_STARTS_WITHIN_S)
     except DatabaseError:
-        if process.poll() is None:
+        if mongod.process.poll() is None:
             raise
-        return None
-    return reply if reply["pid"] == process.pid else None
+        return False
+    return mongod.process.poll() is None
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", port)) != 0
+
+
+@contextmanager
+def replica_set(
+    folder: Path, members: list[dict[str, Any]], *options: str
+) -> Iterator[list[MongodProcess]]:
+    """The members of a replica set that has elected the first of them its primary.
+
+    members: what the configuration says of each, beside its `_id` and `host`.
+    """
+    with ExitStack() as stack:
+        mongods = [
+            stack.enter_context(running_mongod(folder / str(number), "--replSet", _SET, *options))
+            for number in range(len(members))
+        ]
+        config = {
+            "_id": _SET,
+            "members": [
+                {"_id": number, "host": mongod.host, **member}
+                for number, (mongod, member) in enumerate(zip(mongods, members, strict=True))
+            ],
+            "settings": {"electionTimeoutMillis": 1000},
+        }
+        client = stack.enter_context(direct(mongods[0]))
+        client.admin.command("replSetInitiate", config)
+        with pymongo.MongoClient(mongods[0].uri, replicaSet=_SET) as whole:
+            whole.admin.command({"ping": 1})  # which looks for the primary until it is there
+        yield mongods
+
+
+def direct(mongod: MongodProcess, **options: Any) -> pymongo.MongoClient[Any]:
+    """A client of one server, whatever it is a member of."""
+    return pymongo.MongoClient(mongod.uri, directConnection=True, tz_aware=True, **options)

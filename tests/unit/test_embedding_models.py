@@ -17,12 +17,12 @@ from memorizz_async import (
     cli,
 )
 from memorizz_async.cli import reembed as command
+from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
 from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Words
 from memorizz_async.memory_provider.mongodb.embedding_models.plan import plan_for, writer_for
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState
 from memorizz_async.memory_provider.mongodb.reembedding.report import TypeReport
-from memorizz_async.memory_provider.mongodb.rows import collection_names
 
 WORDS = Words(collection_names({}), "memorizz")
 OLD, NEW = Model("old"), Model("new")

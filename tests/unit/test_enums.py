@@ -7,11 +7,17 @@ from typing import Any
 
 import pytest
 
-from memorizz_async import ApplicationMode, ConfigurationError, MemoryType, UnknownMemoryTypeError
+from memorizz_async import (
+    ApplicationMode,
+    ConfigurationError,
+    MemoryType,
+    MongoDBConfig,
+    UnknownMemoryTypeError,
+)
 from memorizz_async.enums import memory_type_of
 from memorizz_async.enums.application_mode import application_mode_of
+from memorizz_async.enums.collection_names import RESERVED_COLLECTIONS, collection_names
 from memorizz_async.enums.memory_type import name_of
-from memorizz_async.memory_provider.mongodb.rows import collection_names
 from memorizz_async.validation import shown
 
 
@@ -94,6 +100,42 @@ def test_a_collection_for_a_type_that_does_not_exist_is_refused() -> None:
     """A typo in the configuration is found."""
     with pytest.raises(UnknownMemoryTypeError, match="sumaries"):
         collection_names({"sumaries": "x"})
+
+
+REFUSED = {
+    "two types": {"LONG_TERM_MEMORY": "all", "CONVERSATION_MEMORY": "all"},
+    "the default of another type": {"LONG_TERM_MEMORY": "conversation_memory"},
+    "its own and another's": {"summaries": "knowledge_base"},
+    "two names of one store": {"LONG_TERM_MEMORY": "a", "KNOWLEDGE_BASE": "b"},
+    **{name: {"SUMMARIES": name} for name in sorted(RESERVED_COLLECTIONS)},
+    **{
+        repr(name): {"SUMMARIES": name}
+        for name in ("system.views", "a$b", "a\0b", ".a", "a.", "a..b", "x" * 260, "\ud800")
+    },
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_collection_that_is_taken_or_has_no_valid_name_is_refused(case: str) -> None:
+    """By the configuration: before anything is opened."""
+    with pytest.raises(ConfigurationError) as caught:
+        MongoDBConfig("memory://", collections=REFUSED[case])
+    assert caught.value.seen
+    assert caught.value.fix or case == "two types"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"LONG_TERM_MEMORY": "facts", "KNOWLEDGE_BASE": "facts"},
+        {"LONG_TERM_MEMORY": "conversation_memory", "CONVERSATION_MEMORY": "knowledge_base"},
+        {"LONG_TERM_MEMORY": "long_term_memory", "SUMMARIES": "my.summaries"},
+    ],
+    ids=["one store by both names", "swapped", "other names"],
+)
+def test_collections_that_are_each_of_one_store_are_taken(names: dict[str, str]) -> None:
+    """Two names of one store are one; defaults that were given up are free."""
+    assert MongoDBConfig("memory://", collections=names).collections == names
 
 
 def test_agent_wide_types_are_memorizz_s() -> None:

@@ -97,7 +97,6 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "enums",
-            "config",
             "deadline",
             "markup",
             "notebook",
@@ -106,6 +105,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "vectors",
         }
     ),
+    frozenset({"config"}),
     frozenset({"embeddings", "results", "retrieval"}),
     frozenset({"memory_provider"}),
     frozenset({"memory_unit"}),

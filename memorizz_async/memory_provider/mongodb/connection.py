@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from memorizz_async.address import HOW_TO_WRITE
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
+from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ClosedError, InvalidURIError
 from memorizz_async.memory_provider.mongodb.driver import (
     memory_database,
@@ -25,9 +26,9 @@ from memorizz_async.memory_provider.mongodb.driver import (
     open_memory_driver,
 )
 from memorizz_async.memory_provider.mongodb.embedding_cache import CacheWriter
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.recall_tracker import RecallTracker
-from memorizz_async.memory_provider.mongodb.rows import collection_names
 from memorizz_async.memory_provider.mongodb.vector_search.resident import ResidentStore
 from memorizz_async.redaction import redact_uri
 
@@ -43,14 +44,14 @@ _OTHER_LOOP_S = 10.0
 class LoopSession:
     """What one event loop owns: a driver, vectors in memory, what is written in the background."""
 
-    def __init__(self, driver: Driver, config: MongoDBConfig) -> None:
+    def __init__(self, driver: Driver, config: MongoDBConfig, notices: Notices) -> None:
         self.driver = driver
-        self.tracker = RecallTracker(driver, timeout_ms=config.timeout_ms)
+        self.tracker = RecallTracker(driver, notices, timeout_ms=config.timeout_ms)
         self.cache = CacheWriter(
-            driver, ttl_s=config.embedding_cache_ttl_s, timeout_ms=config.timeout_ms
+            driver, notices, ttl_s=config.embedding_cache_ttl_s, timeout_ms=config.timeout_ms
         )
         collections = sorted(set(collection_names(config.collections).values()))
-        self.residents = ResidentStore(driver, config, collections)
+        self.residents = ResidentStore(driver, config, collections, notices)
 
     async def close(self) -> None:
         try:
@@ -74,8 +75,9 @@ class _LoopEntry:
 class Connection:
     """The sessions of one provider, and the database behind `local` and `memory://`."""
 
-    def __init__(self, config: MongoDBConfig) -> None:
+    def __init__(self, config: MongoDBConfig, notices: Notices) -> None:
         self._config = config
+        self._notices = notices
         self._entries: dict[asyncio.AbstractEventLoop, _LoopEntry] = {}
         self._lock = threading.Lock()  # loops live in threads; held for dict operations only
         self._closed = False
@@ -194,7 +196,7 @@ class Connection:
         except BaseException:
             await driver.close()
             raise
-        session = LoopSession(driver, self._config)
+        session = LoopSession(driver, self._config, self._notices)
         entry.guard = self._close_with_loop(session, entry)
         await anext(entry.guard)
         return session

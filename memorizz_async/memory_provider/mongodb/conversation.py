@@ -24,7 +24,6 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
     context_update,
     id_projection,
     rows_by_id_filter,
-    session_index_keys,
     session_tail_pipeline,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -156,13 +155,6 @@ async def _tell_neighbours(
             update = context_update(session.context(at), now)
             updates.append(driver.update_many(collection, row, update, deadline=deadline))
     await asyncio.gather(*updates)
-
-
-async def ensure_session_index(driver: Driver, collection: str, deadline: Deadline) -> str:
-    """Create the index that finds the last turns of a session."""
-    return await driver.create_index(
-        collection, session_index_keys(), name="session", deadline=deadline
-    )
 
 
 def _session_id(draft: Draft, session_id: str | None, position: int) -> str:

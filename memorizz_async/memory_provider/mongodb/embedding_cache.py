@@ -13,7 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import MemorizzAsyncError
+from memorizz_async.errors import AuthenticationError, DatabaseError, MemorizzAsyncError
+from memorizz_async.memory_provider.mongodb.indexes import OrdinaryIndex, ensure_index
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.pipelines import (
     cached_vector,
     cached_vectors_filter,
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 COLLECTION = "embedding_cache"
 
+_EXPIRY = OrdinaryIndex("expiry", (("expires_at", 1),), {"expireAfterSeconds": 0})
 _PATIENCE_MS = 1_000
 _ROWS_A_WRITE = 500
 _MOST_WAITING = 20_000
@@ -39,16 +42,20 @@ _MOST_WAITING = 20_000
 class CacheWriter:
     """Writes vectors in the background; `close` awaits it. It belongs to one event loop."""
 
-    def __init__(self, driver: Driver, *, ttl_s: int, timeout_ms: int) -> None:
+    def __init__(self, driver: Driver, notices: Notices, *, ttl_s: int, timeout_ms: int) -> None:
         self._driver = driver
+        self._notices = notices
         self._ttl_s = ttl_s
         self._timeout_ms = timeout_ms
         self._waiting: dict[bytes, Vector] = {}
         self._task: asyncio.Task[None] | None = None
         self._indexed = False
+        self._not_allowed = False
 
     def note(self, vectors: Mapping[bytes, Vector]) -> None:
         """Write these soon. Does not wait."""
+        if self._not_allowed:
+            return
         if len(self._waiting) + len(vectors) > _MOST_WAITING:
             log.info("%d vectors were not kept: too many wait to be written", len(vectors))
             return
@@ -72,7 +79,7 @@ class CacheWriter:
             try:
                 await self._write(some)
             except MemorizzAsyncError as error:
-                log.warning("%d vectors were not kept: %s", len(some), error)
+                self._refused(len(some), error)
             except asyncio.CancelledError:
                 # asyncio.run cancels every task before it shuts the loop down; close comes after.
                 self._waiting.update(some)
@@ -81,15 +88,28 @@ class CacheWriter:
     async def _write(self, vectors: Mapping[bytes, Vector]) -> None:
         deadline = Deadline.after(self._timeout_ms)
         if not self._indexed:
-            await self._driver.create_index(
-                COLLECTION, [("expires_at", 1)], name="expiry", expireAfterSeconds=0,
-                deadline=deadline,
-            )  # fmt: skip
+            await ensure_index(self._driver, COLLECTION, _EXPIRY, deadline)
             self._indexed = True
         until = datetime.now(UTC) + timedelta(seconds=self._ttl_s)
         rows = [cached_vector(key, vector, until) for key, vector in vectors.items()]
         # A key that is there already is refused, and is as good.
         await self._driver.insert_many(COLLECTION, rows, deadline=deadline)
+
+    def _refused(self, count: int, error: MemorizzAsyncError) -> None:
+        """Log why vectors were not kept; stop where the user may not keep any."""
+        self._not_allowed = isinstance(error, AuthenticationError)
+        if self._not_allowed:  # nor without the index that removes what has expired
+            self._waiting.clear()
+        code = error.code if isinstance(error, DatabaseError) else None
+        self._notices.warn(
+            log,
+            (COLLECTION, type(error), code),
+            "%d vectors were not kept in %r: %s (code %s)",
+            count,
+            COLLECTION,
+            error.what,
+            code,
+        )
 
 
 class MongoDBEmbeddingCache:

@@ -9,14 +9,14 @@ from functools import partial
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
-from memorizz_async.memory_provider.mongodb.conversation import ensure_session_index
 from memorizz_async.memory_provider.mongodb.indexes import (
+    ROW_INDEXES,
+    TURN_INDEXES,
     IndexReport,
     ensure_ordinary,
     ensure_search,
     server_has_search,
 )
-from memorizz_async.memory_provider.mongodb.pipelines.editing import history_index_keys
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
 from memorizz_async.memory_provider.mongodb.text_search import ensure_text
@@ -42,13 +42,12 @@ async def ensure_all(
         none either (`known`), and the server has search.
     """
     collections, deadline = list(filter_fields), call.for_database()
-    report = IndexReport(await ensure_ordinary(driver, collections, deadline))
-    if conversations in filter_fields:
-        await ensure_session_index(driver, conversations, deadline)
-        await driver.create_index(
-            conversations, history_index_keys(), name="history", deadline=deadline
-        )
-    report.text = await ensure_text(driver, collections, config, deadline)
+    ordinary = {
+        name: (*ROW_INDEXES, *TURN_INDEXES) if name == conversations else ROW_INDEXES
+        for name in collections
+    }
+    report = await ensure_ordinary(driver, ordinary, deadline)
+    await ensure_text(driver, collections, report, config, deadline)
     if not search or not await server_has_search(driver, collections[0], deadline):
         return report
     wanted = {name: config.dimensions or known(name) for name in collections}

@@ -11,9 +11,14 @@ from typing import Any
 
 from memorizz_async.config import MongoDBConfig, check_quantization
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import DatabaseError, UnsupportedOperationError
+from memorizz_async.errors import AuthenticationError, DatabaseError, UnsupportedOperationError
 from memorizz_async.markup import Summarized
-from memorizz_async.memory_provider.mongodb.pipelines import search_index_definition
+from memorizz_async.memory_provider.mongodb.pipelines import (
+    list_indexes,
+    search_index_definition,
+    session_index_keys,
+)
+from memorizz_async.memory_provider.mongodb.pipelines.editing import history_index_keys
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress, SearchIndex
 from memorizz_async.memory_provider.mongodb.vector_search.atlas import has_no_search
@@ -21,23 +26,74 @@ from memorizz_async.memory_provider.mongodb.vector_search.index_state import loo
 
 log = logging.getLogger(__name__)
 
-_THERE_ALREADY = frozenset({85, 86})  # IndexOptionsConflict, IndexKeySpecsConflict
+_SAME_FIELDS, _NAME_TAKEN = 85, 86  # IndexOptionsConflict, IndexKeySpecsConflict
+NO_COLLECTION, IS_VIEW = 26, 166  # NamespaceNotFound, CommandNotSupportedOnView
+NOT_POSSIBLE = {
+    IS_VIEW: "a view has no indexes of its own",
+    72: "a time-series collection cannot have it",  # InvalidOptions
+    67: "the collection cannot have it: it is capped, or has 64 indexes",  # CannotCreateIndex
+}
+MOST_INDEXES = 64
+_PREFIX = "memorizz_"
+_OPTIONS = (
+    "expireAfterSeconds", "unique", "sparse", "partialFilterExpression", "hidden", "collation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OrdinaryIndex:
+    """A B-tree index as it is wanted: its name, its fields, and its other options."""
+
+    name: str
+    keys: tuple[tuple[str, int | str], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def options_differ(self, listed: Mapping[str, Any]) -> list[str]:
+        """The options in which an index of the same fields is another one than this."""
+        return [name for name in _OPTIONS if _set(listed.get(name)) != _set(self.options.get(name))]
+
+
+def _set(value: Any) -> Any:
+    return None if value is False else value  # `sparse: false` is no option
+
+
+@dataclass(frozen=True)
+class NotMade:
+    """Why an index was not made."""
+
+    reason: str
+
+
+ROW_INDEXES = (
+    OrdinaryIndex("tenant", (("memory_id", 1), ("user_id", 1))),
+    OrdinaryIndex("user", (("user_id", 1),)),
+    OrdinaryIndex("expiry", (("expires_at", 1),), {"expireAfterSeconds": 0}),
+)
+TURN_INDEXES = (
+    OrdinaryIndex("session", tuple(session_index_keys())),
+    OrdinaryIndex("history", tuple(history_index_keys())),
+)
 
 
 @dataclass(repr=False)
 class IndexReport(Summarized):
     """What `ensure_indexes_async` found and made.
 
-    ordinary: collection -> names of its B-tree indexes.
+    ordinary: collection -> names of the B-tree indexes that serve. An index of the same fields that
+        was there already keeps its name; where our name belongs to an index of other fields, ours
+        is called `memorizz_…`.
     search: collection -> `created`, `updated` or `present`; empty where the server has no search.
     text: collection -> `created`, `present`, or `other: …`, a text index that somebody else made,
-        or of another language: a collection can have only one, so it is used as it is. Empty on
+        or of another language: a collection can have only one, so it is left as it is. Empty on
         `memory://`, which has none.
+    skipped: collection -> name of an index of ours -> why it was not made, or, of the text index,
+        why recalls do not use the one that is there. What stands in the way stays as it is.
     """
 
     ordinary: dict[str, list[str]] = field(default_factory=dict)
     search: dict[str, str] = field(default_factory=dict)
     text: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def summary(self) -> Mapping[str, object]:
         """How many collections have which indexes."""
@@ -62,38 +118,112 @@ class IndexReport(Summarized):
 
 
 async def ensure_ordinary(
-    driver: Driver, collections: Sequence[str], deadline: Deadline
-) -> dict[str, list[str]]:
-    """Create the B-tree indexes that are missing: the tenant's, and the one that expires rows."""
-    made = await asyncio.gather(*(_ordinary(driver, name, deadline) for name in collections))
-    return dict(zip(collections, made, strict=True))
+    driver: Driver, wanted: Mapping[str, Sequence[OrdinaryIndex]], deadline: Deadline
+) -> IndexReport:
+    """Create the B-tree indexes that are missing; what is there stays as it is.
+
+    Args:
+        driver: The database.
+        wanted: collection -> its indexes.
+        deadline: The end of the call's time.
+
+    Returns:
+        A report of `ordinary` and `skipped`.
+
+    Raises:
+        AuthenticationError: An index is missing, and the user may not create it.
+        DatabaseError: The server failed.
+    """
+    made = await asyncio.gather(
+        *(_ensure_each(driver, name, indexes, deadline) for name, indexes in wanted.items())
+    )
+    report = IndexReport()
+    for (collection, indexes), outcomes in zip(wanted.items(), made, strict=True):
+        report.ordinary[collection] = [name for name in outcomes if isinstance(name, str)]
+        skipped = {
+            index.name: outcome.reason
+            for index, outcome in zip(indexes, outcomes, strict=True)
+            if isinstance(outcome, NotMade)
+        }
+        if skipped:
+            report.skipped[collection] = skipped
+    return report
 
 
-async def _ordinary(driver: Driver, collection: str, deadline: Deadline) -> list[str]:
-    return [
-        await _one(driver, collection, "tenant", [("memory_id", 1), ("user_id", 1)], deadline),
-        await _one(driver, collection, "user", [("user_id", 1)], deadline),
-        await _one(
-            driver, collection, "expiry", [("expires_at", 1)], deadline, expireAfterSeconds=0
-        ),
-    ]
+async def _ensure_each(
+    driver: Driver, collection: str, indexes: Sequence[OrdinaryIndex], deadline: Deadline
+) -> list[str | NotMade]:
+    return [await ensure_index(driver, collection, index, deadline) for index in indexes]
 
 
-async def _one(
-    driver: Driver,
-    collection: str,
-    name: str,
-    keys: Sequence[tuple[str, int]],
-    deadline: Deadline,
-    **options: Any,
-) -> str:
+async def ensure_index(
+    driver: Driver, collection: str, index: OrdinaryIndex, deadline: Deadline
+) -> str | NotMade:
+    """Create one B-tree index, unless one that serves as well is there.
+
+    Returns:
+        The name of the index that serves, or why there is none.
+
+    Raises:
+        AuthenticationError: It is missing, and the user may not create it.
+        DatabaseError: The server failed.
+    """
+    for name in (index.name, _PREFIX + index.name):
+        try:
+            return await driver.create_index(
+                collection, index.keys, name=name, deadline=deadline, **index.options
+            )
+        except DatabaseError as error:
+            if error.code == _NAME_TAKEN:  # by an index of other fields
+                continue
+            if error.code == _SAME_FIELDS or isinstance(error, AuthenticationError):
+                there = await _same_fields(driver, collection, index, deadline)
+                if there is None and error.code != _SAME_FIELDS:
+                    raise
+                return there or _not_made(collection, index, "another index stands in its way")
+            if error.code not in NOT_POSSIBLE:
+                raise
+            return _not_made(collection, index, NOT_POSSIBLE[error.code])
+    return _not_made(collection, index, "both of its names belong to indexes of other fields")
+
+
+async def _same_fields(
+    driver: Driver, collection: str, index: OrdinaryIndex, deadline: Deadline
+) -> str | NotMade | None:
+    """The index of the same fields that is there: its name where it serves; None without one."""
     try:
-        return await driver.create_index(collection, keys, name=name, deadline=deadline, **options)
+        listed = await listed_indexes(driver, collection, deadline)
+    except AuthenticationError:
+        return None
+    same = [each for each in listed if tuple(each["key"].items()) == index.keys]
+    for each in same:
+        if not index.options_differ(each):
+            return str(each["name"])
+    if not same:
+        return None
+    names = ", ".join(index.options_differ(same[0]))
+    return _not_made(
+        collection, index, f"{same[0]['name']!r} has the same fields, and differs in {names}"
+    )
+
+
+async def listed_indexes(
+    driver: Driver, collection: str, deadline: Deadline
+) -> list[Mapping[str, Any]]:
+    """The indexes of a collection; none where there is no such collection. Raises DatabaseError."""
+    try:
+        reply = await driver.command(list_indexes(collection), deadline=deadline)
     except DatabaseError as error:
-        if error.code not in _THERE_ALREADY:
-            raise
-        log.info("%r has an index like %r of its own: it stays as it is", collection, name)
-        return name
+        if error.code == NO_COLLECTION:
+            return []
+        raise
+    # At most 64 indexes a collection: they all come in the first batch.
+    return list(reply["cursor"]["firstBatch"])
+
+
+def _not_made(collection: str, index: OrdinaryIndex, reason: str) -> NotMade:
+    log.warning("%r has no index %r: %s", collection, index.name, reason)
+    return NotMade(reason)
 
 
 async def server_has_search(driver: Driver, collection: str, deadline: Deadline) -> bool:

@@ -14,6 +14,7 @@ from memorizz_async.memory_provider.mongodb.hybrid import (
     no_words,
     wider,
 )
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
 from memorizz_async.memory_provider.mongodb.rows import RERANK_SCORE
@@ -37,10 +38,12 @@ class Recall:
     reranker: reorders what was found, where the query has a text.
     """
 
-    def __init__(self, config: MongoDBConfig, reranker: Reranker | None = None) -> None:
+    def __init__(
+        self, config: MongoDBConfig, notices: Notices, reranker: Reranker | None = None
+    ) -> None:
         self._reranker = reranker
         self._fusion = config.fusion
-        self.texts = TextSearch()
+        self.texts = TextSearch(notices)
 
     async def search(
         self,

@@ -18,6 +18,10 @@ DUPLICATE_KEY = 11000
 """MongoDB's code for a row that a unique index does not take."""
 
 
+REFUSED_BY_VALIDATOR = 121
+"""MongoDB's code for a row that the collection's own validator does not take."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why the server did not take a row. `same_id`: because a row of this `_id` is there."""
@@ -103,12 +107,15 @@ class ChangeBatch:
     at: the logical time up to which the stream has told everything; None where the token does not
         tell it.
     more: whether there was more to tell than fits into a batch.
+    now: the newest logical time that the server knew of when it answered. Where it stays ahead of
+        `at`, the server has changes that the stream does not deliver, as without a majority.
     """
 
     events: Sequence[Document]
     token: Document | None
     at: Timestamp | None
     more: bool = False
+    now: Timestamp | None = None
 
 
 class Driver(Protocol):

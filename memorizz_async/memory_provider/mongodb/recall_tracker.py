@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import MemorizzAsyncError
+from memorizz_async.errors import (
+    ClosedError,
+    DatabaseError,
+    MemorizzAsyncError,
+    OperationTimeoutError,
+    ServerUnavailableError,
+)
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.pipelines import touch_filter, touch_update
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.hits import id_of
@@ -19,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _GATHER_S = 0.25
 """How long recalls are gathered before one write: hundreds a second cost a few writes."""
+_LEAVE_ALONE_S = 600.0
+"""How long no counts are written to a collection that refused them."""
 
 
 class RecallTracker:
@@ -28,16 +38,20 @@ class RecallTracker:
     statistic, and no recall may fail for them.
     """
 
-    def __init__(self, driver: Driver, *, timeout_ms: int) -> None:
+    def __init__(self, driver: Driver, notices: Notices, *, timeout_ms: int) -> None:
         self._driver = driver
+        self._notices = notices
         self._timeout_ms = timeout_ms
         self._counts: defaultdict[str, Counter[Hashable]] = defaultdict(Counter)
+        self._left_alone: dict[str, float] = {}
         self._last_recall = datetime.now(UTC)
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
     def note(self, collection: str, keys: Iterable[Hashable]) -> None:
         """Remember that rows were recalled just now, by the keys of their ids. Does not wait."""
+        if self._left_alone and time.monotonic() < self._left_alone.get(collection, 0.0):
+            return
         self._counts[collection].update(keys)
         self._last_recall = datetime.now(UTC)
         if self._task is None or self._task.done():
@@ -72,13 +86,28 @@ class RecallTracker:
             by_count: defaultdict[int, list[Any]] = defaultdict(list)
             for key, count in counter.items():
                 by_count[count].append(id_of(key))
-            for count, ids in by_count.items():
-                try:
+            try:
+                for count, ids in by_count.items():
                     await self._driver.update_many(
                         collection,
                         touch_filter(ids),
                         touch_update(count, self._last_recall),
                         deadline=deadline,
                     )
-                except MemorizzAsyncError as error:
-                    log.warning("recall counts of %d rows were not written: %s", len(ids), error)
+            except MemorizzAsyncError as error:
+                self._refused(collection, error)
+
+    def _refused(self, collection: str, error: MemorizzAsyncError) -> None:
+        """Log why counts were not written; stop where the next ones would be refused as well."""
+        code = error.code if isinstance(error, DatabaseError) else None
+        self._notices.warn(
+            log,
+            ("recall counts", collection, type(error), code),
+            "recall counts of %r are not written: %s (code %s)",
+            collection,
+            error.what,
+            code,
+        )
+        passing = ServerUnavailableError | OperationTimeoutError | ClosedError
+        if not isinstance(error, passing):
+            self._left_alone[collection] = time.monotonic() + _LEAVE_ALONE_S

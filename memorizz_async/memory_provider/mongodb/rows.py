@@ -15,12 +15,8 @@ import bson
 from bson import Binary, ObjectId, Regex
 from bson.errors import BSONError
 
-from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.errors import (
-    ConfigurationError,
-    InvalidInputError,
-    UnknownMemoryTypeError,
-)
+from memorizz_async.enums import memory_type_of
+from memorizz_async.errors import InvalidInputError, UnknownMemoryTypeError
 from memorizz_async.memory_provider.mongodb.fields import (
     OWN_FIELDS,
     RESULT_NAMES,
@@ -254,21 +250,3 @@ def public_embedding(stored: Any) -> list[float] | None:
     except (TypeError, ValueError):
         return None
     return numbers
-
-
-def collection_names(overrides: Mapping[str, str]) -> dict[MemoryType, str]:
-    """The collection of every memory type, with the configuration's own names.
-
-    Raises UnknownMemoryTypeError for an override of a type that does not exist.
-    """
-    by_store: dict[MemoryType, str] = {}
-    for name, collection in overrides.items():
-        store = memory_type_of(name).store
-        if by_store.setdefault(store, collection) != collection:
-            raise ConfigurationError(
-                f"{store.name} has two collections: LONG_TERM_MEMORY and KNOWLEDGE_BASE are one "
-                "store",
-                seen=f"{by_store[store]!r} and {collection!r}",
-                fix="name it once",
-            )
-    return {kind: by_store.get(kind.store, kind.collection) for kind in MemoryType}

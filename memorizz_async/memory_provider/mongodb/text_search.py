@@ -14,11 +14,18 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import AuthenticationError, DatabaseError, UnsupportedOperationError
 from memorizz_async.memory_provider.mongodb.filters import for_find
+from memorizz_async.memory_provider.mongodb.indexes import (
+    IS_VIEW,
+    MOST_INDEXES,
+    NOT_POSSIBLE,
+    IndexReport,
+    listed_indexes,
+)
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.pipelines import (
     SCORE_FIELD,
     TEXT_LANGUAGE_FIELD,
     TEXT_WEIGHTS,
-    list_indexes,
     memory_ids_pipeline,
     text_index_keys,
     text_query,
@@ -32,10 +39,18 @@ log = logging.getLogger(__name__)
 
 NAME = "text"
 INDEX_NAME = "memorizz_text"
-_NO_COLLECTION, _INDEX_NOT_FOUND = 26, 27
-_CONFLICTS = frozenset({85, 86, 67})  # another text index came to be in between
+_OTHER_NAME = "memorizz_words"
+"""Its name where an index of other fields is called `memorizz_text`."""
+_CANNOT_SERVE = frozenset({27, 291, 17313})
+"""What `$text` answers where its index is missing, or is there and cannot be used: IndexNotFound,
+NoQueryExecutionPlans, and a view or a time-series collection, before which stages stand."""
+_NAME_TAKEN, _INVALID_OPTIONS, _CANNOT_CREATE = 86, 72, 67
+_CONFLICTS = frozenset({85, _NAME_TAKEN, _CANNOT_CREATE})
+"""What the answer may be where another text index came to be in between."""
 _MOST_MEMORY_IDS = 16
 _ASK_AGAIN_S = 30.0
+_BELIEVE_S = 300.0
+"""How long a text index is used before it is looked at again: it may have become another one."""
 
 Row = dict[str, Any]
 
@@ -62,8 +77,9 @@ class TextAnswer:
 class TextSearch:
     """Which collections have a text index that can serve, remembered; and searching by it."""
 
-    def __init__(self) -> None:
-        self._usable: dict[str, TextIndex] = {}
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+        self._usable: dict[str, tuple[float, TextIndex]] = {}
         self._look_again: dict[str, tuple[float, str]] = {}
 
     def forget(self) -> None:
@@ -73,17 +89,19 @@ class TextSearch:
 
     async def index(self, driver: Driver, collection: str, deadline: Deadline) -> TextIndex | str:
         """The text index of a collection, else why none can serve. Raises DatabaseError."""
+        now = time.monotonic()
         if collection in self._usable:
-            return self._usable[collection]
+            until, index = self._usable[collection]
+            if now < until:
+                return index
         until, reason = self._look_again.get(collection, (0.0, ""))
-        if time.monotonic() < until:
+        if now < until:
             return reason
-        found = await _usable(driver, collection, deadline)
+        found = await self._look(driver, collection, deadline)
         if isinstance(found, TextIndex):
-            self._usable[collection] = found
-        else:
-            self._look_again[collection] = (time.monotonic() + _ASK_AGAIN_S, found)
-        return found
+            self._usable[collection] = (now + _BELIEVE_S, found)
+            return found
+        return self._leave_alone(collection, found)
 
     async def search(
         self,
@@ -111,15 +129,44 @@ class TextSearch:
         try:
             parts = await _answers(driver, request, search, scopes, order_only=order_only)
         except DatabaseError as error:
-            if error.code != _INDEX_NOT_FOUND:
+            if error.code not in _CANNOT_SERVE:
                 raise
-            self._usable.pop(request.collection, None)
-            return f"the text index of {request.collection!r} is not there any more"
+            reason = f"the text index of {request.collection!r} cannot be used (code {error.code})"
+            self._warn(request.collection, reason)
+            return self._leave_alone(request.collection, reason)
         rows = [pair for part in parts for pair in part]
         if len(parts) > 1:  # of one scope, the server has put them into order
             rows = best_rows(rows, request.limit, itemgetter("_id"))
         complete = all(len(part) < request.limit for part in parts)
         return TextAnswer(rows, complete)
+
+    async def _look(self, driver: Driver, collection: str, deadline: Deadline) -> TextIndex | str:
+        try:
+            existing = await _existing(driver, collection, deadline)
+        except UnsupportedOperationError:
+            return f"{driver.address} has no text search"
+        except AuthenticationError:
+            # Asked like ours, it serves whether or not it begins with the memory_id.
+            return TextIndex(INDEX_NAME, prefixed=True)
+        except DatabaseError as error:
+            if error.code != IS_VIEW:
+                raise
+            return f"{collection!r} is a view, which has no text index"
+        if existing is None:
+            return f"{collection!r} has no text index"
+        reason = _why_not(collection, existing)
+        if reason is not None:
+            self._warn(collection, reason)
+            return reason
+        return TextIndex(str(existing["name"]), prefixed=bool(_prefix(existing)))
+
+    def _leave_alone(self, collection: str, reason: str) -> str:
+        self._usable.pop(collection, None)
+        self._look_again[collection] = (time.monotonic() + _ASK_AGAIN_S, reason)
+        return reason
+
+    def _warn(self, collection: str, reason: str) -> None:
+        self._notices.warn(log, (NAME, collection, reason), "%s: recalling without it", reason)
 
 
 async def _answers(
@@ -180,64 +227,102 @@ async def _scopes(
     return [{"memory_id": {"$eq": row["_id"]}, **request.scope} for row in found]
 
 
-async def _usable(driver: Driver, collection: str, deadline: Deadline) -> TextIndex | str:
-    try:
-        existing = await _existing(driver, collection, deadline)
-    except UnsupportedOperationError:
-        return f"{driver.address} has no text search"
-    except AuthenticationError as error:
-        log.warning("the indexes of %r cannot be listed: %s", collection, error)
-        return f"the user may not list the indexes of {collection!r}"
-    if existing is None:
-        return f"{collection!r} has no text index"
-    keys = list(existing["key"])
-    prefix = keys[: keys.index("_fts")]
+def _prefix(index: Mapping[str, Any]) -> list[str]:
+    """The fields with which a text index begins: `$text` must name a value of each."""
+    keys = list(index["key"])
+    return keys[: keys.index("_fts")]
+
+
+def _why_not(collection: str, index: Mapping[str, Any]) -> str | None:
+    """Why a text index that is there cannot serve recalls; None where it can."""
+    where = f"the text index {index['name']!r} of {collection!r}"
+    if index.get("hidden"):
+        return f"{where} is hidden"
+    if "partialFilterExpression" in index:
+        return f"{where} covers only a part of the rows (partialFilterExpression)"
+    prefix = _prefix(index)
     if prefix not in ([], ["memory_id"]):
-        return (
-            f"the text index {existing['name']!r} of {collection!r} begins with "
-            f"{', '.join(prefix)}, which a recall does not name"
-        )
-    return TextIndex(str(existing["name"]), prefixed=bool(prefix))
+        return f"{where} begins with {', '.join(prefix)}, which a recall does not name"
+    if not {"content", "$**"} & set(index["weights"]):
+        return f"{where} does not cover 'content'"
+    return None
 
 
 async def _existing(
     driver: Driver, collection: str, deadline: Deadline
 ) -> Mapping[str, Any] | None:
     """The text index of a collection, of which there is one at most."""
-    try:
-        reply = await driver.command(list_indexes(collection), deadline=deadline)
-    except DatabaseError as error:
-        if error.code == _NO_COLLECTION:
-            return None
-        raise
-    # At most 64 indexes a collection: they all come in the first batch.
-    listed = reply["cursor"]["firstBatch"]
+    listed = await listed_indexes(driver, collection, deadline)
     return next((index for index in listed if "text" in index["key"].values()), None)
 
 
 async def ensure_text(
-    driver: Driver, collections: Sequence[str], config: MongoDBConfig, deadline: Deadline
-) -> dict[str, str]:
-    """Create the text index of each collection that has none. A collection can have only one:
-    another that is there is left alone, and reported. Empty where the server has no text search.
+    driver: Driver,
+    collections: Sequence[str],
+    report: IndexReport,
+    config: MongoDBConfig,
+    deadline: Deadline,
+) -> None:
+    """Create the text index of each collection that has none, and note it in the report.
+
+    A collection can have only one: another that is there is left alone. Nothing is noted where the
+    server has no text search.
     """
     try:
         done = await asyncio.gather(*(_ensure(driver, c, config, deadline) for c in collections))
     except UnsupportedOperationError:
-        return {}
-    return dict(zip(collections, done, strict=True))
+        return
+    for collection, (outcome, reason) in zip(collections, done, strict=True):
+        if outcome is not None:
+            report.text[collection] = outcome
+        if reason is not None:
+            log.warning("%s: recalling %r without it", reason, collection)
+            report.skipped.setdefault(collection, {})[INDEX_NAME] = reason
 
 
 async def _ensure(
     driver: Driver, collection: str, config: MongoDBConfig, deadline: Deadline
-) -> str:
-    existing = await _existing(driver, collection, deadline)
+) -> tuple[str | None, str | None]:
+    """What became of the text index of a collection, and why recalls go without one."""
+    try:
+        existing = await _existing(driver, collection, deadline)
+        if existing is None:
+            existing = await _created(driver, collection, config, deadline)
+    except DatabaseError as error:
+        full = error.code == _CANNOT_CREATE and await _is_full(driver, collection, deadline)
+        if error.code not in (IS_VIEW, _INVALID_OPTIONS) and not full:
+            raise
+        return None, NOT_POSSIBLE[error.code or 0]
     if existing is None:
+        return "created", None
+    reason = _why_not(collection, existing)
+    language = existing.get("default_language")
+    ours = existing["name"] in (INDEX_NAME, _OTHER_NAME)
+    if ours and reason is None and language == config.text_language:
+        return "present", None
+    log.warning(
+        "%r has the text index %r (%s) already, and can have only one: it is left as it is",
+        collection,
+        existing["name"],
+        language,
+    )
+    return f"other: {existing['name']} ({language})", reason
+
+
+async def _is_full(driver: Driver, collection: str, deadline: Deadline) -> bool:
+    return len(await listed_indexes(driver, collection, deadline)) >= MOST_INDEXES
+
+
+async def _created(
+    driver: Driver, collection: str, config: MongoDBConfig, deadline: Deadline
+) -> Mapping[str, Any] | None:
+    """Create our text index; None where that was done, else the one that came to be meanwhile."""
+    for name in (INDEX_NAME, _OTHER_NAME):
         try:
             await driver.create_index(
                 collection,
                 text_index_keys(),
-                name=INDEX_NAME,
+                name=name,
                 weights=TEXT_WEIGHTS,
                 default_language=config.text_language,
                 language_override=TEXT_LANGUAGE_FIELD,
@@ -247,18 +332,10 @@ async def _ensure(
             if error.code not in _CONFLICTS:
                 raise
             existing = await _existing(driver, collection, deadline)
-            if existing is None:  # refused for another reason, such as an unknown language
-                raise
+            if existing is not None:
+                return existing
+            if error.code != _NAME_TAKEN or name == _OTHER_NAME:
+                raise  # refused for another reason, such as an unknown language
         else:
-            return "created"
-    ours = existing["name"] == INDEX_NAME
-    if ours and existing.get("default_language") == config.text_language:
-        return "present"
-    language = existing.get("default_language")
-    log.warning(
-        "%r has the text index %r (%s) already, and can have only one: it is left as it is",
-        collection,
-        existing["name"],
-        language,
-    )
-    return f"other: {existing['name']} ({language})"
+            return None
+    return None

@@ -21,7 +21,12 @@ from memorizz_async.errors import (
 )
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
-from memorizz_async.memory_provider.mongodb.protocol import DUPLICATE_KEY, Driver, Refusal
+from memorizz_async.memory_provider.mongodb.protocol import (
+    DUPLICATE_KEY,
+    REFUSED_BY_VALIDATOR,
+    Driver,
+    Refusal,
+)
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
     UuidForm,
@@ -267,6 +272,12 @@ async def _insert_once(
 def _write_error(ids: Sequence[Any], failed: Mapping[int, Refusal], collection: str) -> WriteError:
     position, refusal = next(iter(failed.items()))
     codes = {each.code for each in failed.values()}
+    fix = (
+        "write those that `failed` names again, with a dedup_key where the connection broke, "
+        "so that none comes twice; the others are stored"
+    )
+    if codes == {REFUSED_BY_VALIDATOR}:
+        fix = f"give the rows what the validator of {collection!r} wants, or change it (collMod)"
     return WriteError(
         f"{len(failed)} of {len(ids)} rows were not written to {collection!r}, or not for certain",
         failed={index: each.reason for index, each in failed.items()},
@@ -274,7 +285,6 @@ def _write_error(ids: Sequence[Any], failed: Mapping[int, Refusal], collection: 
             index: public_id(row_id) for index, row_id in enumerate(ids) if index not in failed
         },
         seen=f"row {position}: {refusal.reason}",
-        fix="write those that `failed` names again, with a dedup_key where the connection broke, "
-        "so that none comes twice; the others are stored",
+        fix=fix,
         code=codes.pop() if len(codes) == 1 else None,
     )

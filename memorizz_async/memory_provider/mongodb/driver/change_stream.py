@@ -51,6 +51,12 @@ def just_before(at: Timestamp | None) -> Timestamp | None:
     return Timestamp(at.time, at.inc - 1) if at.inc else Timestamp(at.time - 1, 0xFFFF_FFFF)
 
 
+def newest_time(session: Any) -> Timestamp | None:
+    """The newest logical time of the server that a session has heard of; None without one."""
+    told = session.cluster_time
+    return None if told is None else told.get("clusterTime")
+
+
 class ThreadedStream:
     """A blocking change stream in a thread of its own, which ends with it."""
 

@@ -39,6 +39,7 @@ class MemoryDriver(MotorDriver):
     """mongomock behind the same protocol. No deadline to pass on: nothing leaves the process."""
 
     name = "memory"
+    _collation = None
 
     async def raw_batches(
         self,

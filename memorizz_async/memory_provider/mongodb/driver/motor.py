@@ -27,12 +27,11 @@ class MotorDriver(MongoDriver):
         return await self._client.start_session()
 
     async def _open_stream(
-        self, pipeline: Sequence[Document], resume_after: Document | None
+        self, pipeline: Sequence[Document], resume_after: Document | None, session: Any
     ) -> Any:
         # Motor would take a thread of its pool for each single change, and keep one for ever.
-        return await ThreadedStream.open(
-            self._watched().delegate, pipeline, stream_options(resume_after)
-        )
+        options = {**stream_options(resume_after), "session": session.delegate}
+        return await ThreadedStream.open(self._watched().delegate, pipeline, options)
 
     async def _next_changes(self, stream: Any) -> list[Document]:
         changes: list[Document] = await stream.next_changes()

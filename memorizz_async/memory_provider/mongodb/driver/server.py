@@ -20,6 +20,7 @@ from bson import Binary, Timestamp
 from bson.binary import UuidRepresentation
 from bson.errors import InvalidBSON
 from pymongo import errors as driver_errors
+from pymongo.collation import Collation
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 
@@ -30,6 +31,7 @@ from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS, READ_
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
     just_before,
+    newest_time,
     stream_options,
     time_of,
 )
@@ -54,9 +56,15 @@ R = TypeVar("R")
 
 PRIMARY = ReadPreference.PRIMARY
 _WATCHING = "watching for changes"
+_COMMITTING = "waiting for a majority"
 _WRITES = frozenset({"insert_many", "write_many", "update_many", "find_and_update", "delete_many"})
 _ROWS_A_BATCH = 500
 """The driver decodes a batch in one go, on the loop."""
+_COMMITTED_WITHIN_MS = 1_000
+"""How long a majority may take to have what the primary has, when a change stream opens."""
+_SIMPLE = Collation("simple")
+"""Strings are equal where their bytes are, whatever a collection's default collation says: a tenant
+`ada` must not see the rows of `ADA`. It is what collections compare by that have no default."""
 _CLOSE_S = 1.0
 """How long to say goodbye to a cursor that was left early; the server forgets it anyway."""
 
@@ -87,6 +95,7 @@ class MongoDriver:
     """What Motor and PyMongo Async have in common, which is nearly everything."""
 
     name = "pymongo"
+    _collation: Collation | None = _SIMPLE
 
     def __init__(self, client: Any, config: MongoDBConfig, address: str) -> None:
         self.address = address
@@ -121,7 +130,7 @@ class MongoDriver:
         def read(source: Any) -> Any:
             return source.find(
                 query, projection, limit=limit, skip=skip, sort=list(sort) or None,
-                batch_size=_ROWS_A_BATCH,
+                batch_size=_ROWS_A_BATCH, collation=self._collation,
             )  # fmt: skip
 
         with self._bounded(f"find in {collection!r}", deadline):
@@ -138,10 +147,15 @@ class MongoDriver:
         operation = f"aggregate on {collection!r}"
         if not any("$vectorSearch" in stage for stage in pipeline[:1]):
             with self._bounded(operation, deadline):
+                # Stages that list indexes take none.
+                collated: dict[str, Any] = {}
+                if "$match" in pipeline[0]:
+                    collated["collation"] = self._collation
                 try:
-                    rows = await (await self._aggregate(collection, pipeline)).to_list(None)
+                    cursor = await self._aggregate(collection, pipeline, **collated)
+                    rows = await cursor.to_list(None)
                 except InvalidBSON:
-                    cursor = await self._aggregate(collection, pipeline, plain=True)
+                    cursor = await self._aggregate(collection, pipeline, plain=True, **collated)
                     return await cursor.to_list(None)  # type: ignore[no-any-return]
                 return self._with_stored_ids(rows)
         # A mongot that is down is HostUnreachable, and under pymongo.timeout a driver tries that
@@ -185,7 +199,9 @@ class MongoDriver:
                 session.advance_operation_time(after)
                 options["session"] = session
                 source = source.with_options(read_concern=ReadConcern("majority"))
-            cursor = source.find_raw_batches(query, projection, batch_size=batch_size, **options)
+            cursor = source.find_raw_batches(
+                query, projection, batch_size=batch_size, collation=self._collation, **options
+            )
 
             async def next_batch() -> bytes:
                 # Entered anew for each batch: a context must not stay open across a yield.
@@ -219,18 +235,30 @@ class MongoDriver:
         DatabaseError; where the connection breaks the driver tries once to go on by itself.
         """
         stream: Any = None
+        session: Any = None
         try:
 
             async def opened() -> Any:
                 await self._find_server(Deadline.after(self._selection_ms))
-                return await self._open_stream(pipeline, resume_after)
+                return await self._open_stream(pipeline, resume_after, session)
+
+            async def committed() -> None:
+                with self._bounded(_COMMITTING, patience):
+                    await _read_of_a_majority(self._watched(), session, just_before(time_of(token)))
 
             async def changes() -> list[Document]:
                 async with asyncio.timeout(change_stream.CHANGES_SILENCE_S):
                     return await self._next_changes(stream)
 
+            # The session hears the server's time in every reply.
+            session = await self._translated(self._start_session, _WATCHING, None)
             stream = await self._translated(opened, _WATCHING, None)
             token = stream.resume_token
+            if resume_after is None:
+                # It opens at the primary's time, also where no majority of the members follows:
+                # nothing would come by it then, and loads would wait.
+                patience = Deadline.after(_COMMITTED_WITHIN_MS)
+                await self._translated(committed, _COMMITTING, patience)
             # It opens at the first time that has not been: what will happen then is yet to come.
             yield ChangeBatch((), token, just_before(time_of(token)))
             while True:
@@ -242,16 +270,22 @@ class MongoDriver:
                         seen=f"no answer for {change_stream.CHANGES_SILENCE_S:g} s",
                     ) from error
                 more = len(events) >= change_stream.CHANGES_A_BATCH
+                now = newest_time(session)
                 if not events and stream.resume_token == token:
-                    yield ChangeBatch((), token, None)
+                    yield ChangeBatch((), token, None, now=now)
                     continue
                 token = stream.resume_token
                 at = time_of(token)
                 # There may be more of this very time: several rows of one write can share one.
-                yield ChangeBatch(events, token, just_before(at) if more else at, more)
+                yield ChangeBatch(events, token, just_before(at) if more else at, more, now)
         finally:
-            if stream is not None:
-                await self._close_stream(stream)
+            try:
+                if stream is not None:
+                    await self._close_stream(stream)
+            finally:
+                if session is not None:
+                    with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
+                        await session.end_session()
 
     @mapped
     async def insert_many(
@@ -274,7 +308,7 @@ class MongoDriver:
     async def write_many(
         self, collection: str, writes: Sequence[Write], *, ordered: bool = True, deadline: Deadline
     ) -> WriteOutcome:
-        operations = [operation_of(write) for write in writes]
+        operations = [operation_of(write, self._collation) for write in writes]
         with self._bounded(f"writing to {collection!r}", deadline, writes=True):
             target = self._database[collection]
             async with await self._start_session() as session:
@@ -297,7 +331,9 @@ class MongoDriver:
         deadline: Deadline,
     ) -> int:
         with self._bounded(f"update of {collection!r}", deadline, writes=True):
-            result = await self._database[collection].update_many(query, update)
+            result = await self._database[collection].update_many(
+                query, update, collation=self._collation
+            )
             return int(result.matched_count)
 
     @mapped
@@ -312,14 +348,15 @@ class MongoDriver:
     ) -> Document | None:
         with self._bounded(f"update of {collection!r}", deadline, writes=True):
             row: Document | None = await self._database[collection].find_one_and_update(
-                query, update, upsert=upsert, return_document=pymongo.ReturnDocument.AFTER
-            )
+                query, update, upsert=upsert, return_document=pymongo.ReturnDocument.AFTER,
+                collation=self._collation,
+            )  # fmt: skip
             return row
 
     @mapped
     async def delete_many(self, collection: str, query: Document, *, deadline: Deadline) -> int:
         with self._bounded(f"deleting from {collection!r}", deadline, writes=True):
-            result = await self._database[collection].delete_many(query)
+            result = await self._database[collection].delete_many(query, collation=self._collation)
             return int(result.deleted_count)
 
     @mapped
@@ -332,6 +369,8 @@ class MongoDriver:
         **options: Any,
     ) -> str:
         with self._bounded(f"create an index on {collection!r}", deadline):
+            if self._collation is not None:  # as queries compare, or they could not use it
+                options.setdefault("collation", self._collation)
             return str(await self._database[collection].create_index(list(keys), **options))
 
     @mapped
@@ -359,9 +398,10 @@ class MongoDriver:
         return self._client.start_session()
 
     async def _open_stream(
-        self, pipeline: Sequence[Document], resume_after: Document | None
+        self, pipeline: Sequence[Document], resume_after: Document | None, session: Any
     ) -> Any:
-        return await self._watched().watch(list(pipeline), **stream_options(resume_after))
+        options = stream_options(resume_after)
+        return await self._watched().watch(list(pipeline), session=session, **options)
 
     async def _next_changes(self, stream: Any) -> list[Document]:
         events = []
@@ -435,6 +475,17 @@ class MongoDriver:
             raise failure
         finally:
             del failure  # it holds this frame, and this frame would hold it
+
+
+async def _read_of_a_majority(database: Any, session: Any, at: Timestamp | None) -> None:
+    """Read nothing, as soon as a majority of the members has reached a logical time.
+
+    Of any collection: who may follow the changes of a database may read each of them.
+    """
+    if at is not None:
+        session.advance_operation_time(at)
+    collection = database["embedding_models"].with_options(read_concern=ReadConcern("majority"))
+    await collection.find_one({"_id": {"$in": []}}, session=session)
 
 
 def _milliseconds(value: Any) -> int | None:

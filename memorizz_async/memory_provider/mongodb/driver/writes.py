@@ -7,6 +7,7 @@ from typing import Any
 
 import pymongo
 from bson import Timestamp
+from pymongo.collation import Collation
 
 from memorizz_async.memory_provider.mongodb.driver.translation import refusal_of
 from memorizz_async.memory_provider.mongodb.protocol import (
@@ -19,21 +20,21 @@ from memorizz_async.memory_provider.mongodb.protocol import (
 )
 
 
-def operation_of(write: Write) -> Any:
-    """The driver's word for a write."""
+def operation_of(write: Write, collation: Collation | None = None) -> Any:
+    """The driver's word for a write. collation: how its query compares strings."""
     match write:
         case Insert(row):
             return pymongo.InsertOne(row)
         case Replace(query, row, upsert):
-            return pymongo.ReplaceOne(query, row, upsert=upsert)
+            return pymongo.ReplaceOne(query, row, upsert=upsert, collation=collation)
         case Update(query, update, True, upsert):
-            return pymongo.UpdateMany(query, update, upsert=upsert)
+            return pymongo.UpdateMany(query, update, upsert=upsert, collation=collation)
         case Update(query, update, _, upsert):
-            return pymongo.UpdateOne(query, update, upsert=upsert)
+            return pymongo.UpdateOne(query, update, upsert=upsert, collation=collation)
         case Delete(query, True):
-            return pymongo.DeleteMany(query)
+            return pymongo.DeleteMany(query, collation=collation)
         case Delete(query, _):
-            return pymongo.DeleteOne(query)
+            return pymongo.DeleteOne(query, collation=collation)
 
 
 def outcome_of(reply: Mapping[str, Any], at: Timestamp | None) -> WriteOutcome:

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from bson import Timestamp
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import AuthenticationError, DuplicateMemoryError
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState, state_of
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.pipelines import any_embedded_filter, id_projection
 from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Driver
@@ -52,12 +53,12 @@ class ModelStates:
     switched: told the logical time by which the rows of a collection had changed.
     """
 
-    def __init__(self, switched: Callable[[str, Timestamp], None]) -> None:
+    def __init__(self, switched: Callable[[str, Timestamp], None], notices: Notices) -> None:
         self._switched = switched
+        self._notices = notices
         self._known: dict[str, _Known] = {}
         self._asked_at: dict[str, float] = {}
         self._none_until: dict[str, float] = {}
-        self._may_not_read = False
         self._unreadable: set[str] = set()
 
     def known(self, collection: str) -> ModelState | None:
@@ -97,9 +98,7 @@ class ModelStates:
                 queries.COLLECTION, queries.states_filter(collections), deadline=deadline
             )
         except AuthenticationError as error:
-            if not self._may_not_read:
-                self._may_not_read = True
-                log.warning("the models of collections cannot be read: %s", error)
+            self._may_not("read", error)
             found = []
         states = {document["_id"]: self._state_of(document) for document in found}
         for collection in collections:
@@ -159,7 +158,7 @@ class ModelStates:
             await self.read(driver, [collection], deadline)
             document = None
         except AuthenticationError as error:
-            log.info("the model of %r cannot be written down: %s", collection, error)
+            self._may_not("write", error)
             self._learn(collection, ModelState(collection, model, dimensions), now)
             document = None
         if document is not None:
@@ -176,12 +175,18 @@ class ModelStates:
     ) -> bool:
         """Say another model, where the state is still this one; whether it says so now."""
         now = time.monotonic()
-        document = await driver.find_and_update(
-            queries.COLLECTION,
-            queries.as_it_was(state),
-            queries.other_model(model, dimensions, datetime.now(UTC)),
-            deadline=deadline,
-        )
+        try:
+            document = await driver.find_and_update(
+                queries.COLLECTION,
+                queries.as_it_was(state),
+                queries.other_model(model, dimensions, datetime.now(UTC)),
+                deadline=deadline,
+            )
+        except AuthenticationError as error:
+            self._may_not("write", error)
+            renamed = replace(state, model=model, dimensions=dimensions)
+            self._learn(state.collection, renamed, now)
+            return True
         if document is None:
             await self.read(driver, [state.collection], deadline)
             return False
@@ -210,6 +215,16 @@ class ModelStates:
                 queries.COLLECTION,
             )
         return state
+
+    def _may_not(self, action: str, error: AuthenticationError) -> None:
+        self._notices.warn(
+            log,
+            (queries.COLLECTION, action),
+            "the user may not %s %r (code %s): the rows alone say which model embedded them",
+            action,
+            queries.COLLECTION,
+            error.code,
+        )
 
     def _learn(self, collection: str, state: ModelState | None, read_at: float) -> None:
         before = self._known.get(collection)

@@ -7,6 +7,7 @@ about the embedding models of collections.
 from memorizz_async.memory_provider.mongodb.pipelines.changes import (
     RESIDENT_FIELDS,
     changes_pipeline,
+    list_collection,
     resident_projection,
 )
 from memorizz_async.memory_provider.mongodb.pipelines.rows import (
@@ -72,6 +73,7 @@ __all__ = [
     "expired_filter",
     "id_projection",
     "index_scope",
+    "list_collection",
     "list_indexes",
     "memory_ids_pipeline",
     "other_vectors_filter",

@@ -74,6 +74,16 @@ def changes_pipeline(collections: Sequence[str], paths: Iterable[str] = ()) -> l
     ]
 
 
+def list_collection(collection: str) -> Document:
+    """The command that says of which kind a collection is; every user who can read it may ask."""
+    return {
+        "listCollections": 1,
+        "filter": {"name": collection},
+        "nameOnly": True,
+        "authorizedCollections": True,
+    }
+
+
 def _apart(paths: Iterable[str]) -> list[str]:
     """The paths, but none inside of another: a projection must not name both."""
     known = dict.fromkeys(paths)

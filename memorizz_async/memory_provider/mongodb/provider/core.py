@@ -12,6 +12,7 @@ from bson import Binary
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
+from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.memory_provider.mongodb.arguments import checked_where, stored_uuid
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
@@ -24,9 +25,10 @@ from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Wor
 from memorizz_async.memory_provider.mongodb.embedding_models.states import ModelStates
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type
 from memorizz_async.memory_provider.mongodb.modes import Recall
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
 from memorizz_async.memory_provider.mongodb.row_problems import RowProblems
-from memorizz_async.memory_provider.mongodb.rows import collection_names, stored_ids
+from memorizz_async.memory_provider.mongodb.rows import stored_ids
 from memorizz_async.memory_provider.mongodb.values import Codec
 from memorizz_async.memory_provider.mongodb.vector_search import VectorSearch
 from memorizz_async.redaction import shown
@@ -59,16 +61,17 @@ class ProviderCore:
         # Now, not on first use: one provider is one database, and its address decides settings.
         self.config = replace(config, uri=config.resolved_uri()) if not config.uri else config
         self._collections = collection_names(self.config.collections)
-        self._connection = Connection(self.config)
+        notices = Notices()
+        self._connection = Connection(self.config, notices)
         self._problems = RowProblems()
         self._filter_fields = fields_by_type(self.config.filter_fields)
         self._search = VectorSearch(self.config)
-        self._recall = Recall(self.config, reranker)
+        self._recall = Recall(self.config, notices, reranker)
         kept = self.config.embedding_cache
         cache = MongoDBEmbeddingCache(self._connection.session, self._problems) if kept else None
         self._embedders = Embedders(embedding_provider, retiring_embedding_provider, cache)
         self._guard = ModelGuard(
-            ModelStates(self._search.written),
+            ModelStates(self._search.written, notices),
             self._embedders,
             Words(self._collections, self.config.db_name),
             self.config.dimensions,

@@ -13,6 +13,7 @@ from bson import Timestamp
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import (
+    AuthenticationError,
     DatabaseError,
     StoredEmbeddingError,
     UnsupportedOperationError,
@@ -56,6 +57,9 @@ _BELIEVE_S = 300.0
 may have been given another similarity meanwhile, which no answer shows."""
 
 
+_NOT_ON_A_VIEW = frozenset({166, 167})
+"""CommandNotSupportedOnView, OptionNotSupportedOnView."""
+_ENSURE = "ensure_indexes_async()"
 _NO_EXISTS = "$vectorSearch of this age of server cannot ask for rows that have no owner"
 
 
@@ -262,6 +266,9 @@ class VectorSearch:
         """Why another strategy has to answer; raises the error where none can."""
         if atlas.has_no_search(error) or isinstance(error, UnsupportedOperationError):
             return self._no_search_here(driver, error)
+        if self._strategy == "auto" and _is_not_allowed(error):
+            reason = f"{request.collection!r}: {error.what} (code {error.code})"
+            return self._leave_alone(_need(request), reason, "the action listSearchIndexes")
         explained = atlas.trouble(error)
         if explained is None:
             raise error
@@ -270,12 +277,12 @@ class VectorSearch:
             raise explained from error
         return self._leave_alone(_need(request), f"{request.collection!r}: {explained}")
 
-    def _leave_alone(self, need: _Need, reason: str) -> str:
+    def _leave_alone(self, need: _Need, reason: str, mends: str = _ENSURE) -> str:
         self._usable_until.pop(need, None)
         self._left_alone[need] = (time.monotonic() + _ASK_AGAIN_S, reason)
         if reason not in self._said:
             self._said.add(reason)
-            log.warning("%s: searching without it; ensure_indexes_async() mends it", reason)
+            log.warning("%s: searching without it; %s mends it", reason, mends)
         return reason
 
     def _no_search_here(self, driver: Driver, error: DatabaseError) -> str:
@@ -311,6 +318,14 @@ async def _left_out_by_the_index(
         except (TypeError, ValueError) as error:
             found.add(row["_id"], str(error))
     return found.error(request.collection, request.vector.size)
+
+
+def _is_not_allowed(error: DatabaseError) -> bool:
+    """Whether the user may not look at search indexes, or the collection is a view without any.
+
+    An exact search needs no more than the right to read, and says so itself where that is missing.
+    """
+    return isinstance(error, AuthenticationError) or error.code in _NOT_ON_A_VIEW
 
 
 def _need(request: SearchRequest) -> _Need:

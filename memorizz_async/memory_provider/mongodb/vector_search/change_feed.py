@@ -16,6 +16,7 @@ from typing import Protocol
 from bson import Timestamp
 
 from memorizz_async.errors import DatabaseError, OperationTimeoutError, ServerUnavailableError
+from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.pipelines import changes_pipeline
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
 from memorizz_async.redaction import outline
@@ -26,6 +27,10 @@ _ASK_AGAIN_S = 60.0
 """How long a server that has no change streams is left alone."""
 _RETRY_S = (0.05, 0.2, 1.0)
 """Pauses between attempts to reach a server that is away."""
+_OPENS_WITHIN_S = 2.0
+"""How long searches wait for the stream to open; those that come later do not wait any more."""
+_BEHIND_S = 1.0
+"""How long the server may have changes that the stream does not deliver."""
 
 
 class ChangeListener(Protocol):
@@ -49,9 +54,11 @@ class ChangeFeed:
         driver: Driver,
         collections: Sequence[str],
         listener: ChangeListener,
+        notices: Notices,
         paths: Sequence[str] = (),
     ) -> None:
         self._driver = driver
+        self._notices = notices
         self._pipeline = changes_pipeline(collections, paths)
         self._listener = listener
         self._task: asyncio.Task[None] | None = None
@@ -61,13 +68,24 @@ class ChangeFeed:
         self._live = False
         self._came = asyncio.Event()
         self._ask_again_at = 0.0
-        self._said_why = False
+        self._opens_until = 0.0
+        self._owed: Timestamp | None = None
+        self._owed_since = 0.0
         self._closed = False
 
     @property
     def live(self) -> bool:
         """Whether the stream is open: changes come as they are made."""
         return self._live
+
+    @property
+    def behind(self) -> bool:
+        """Whether the server has changes that the stream has not delivered in time.
+
+        A change stream delivers what a majority of the members has. Where there is no majority the
+        primary goes on taking writes, and an open stream stays silent.
+        """
+        return self._owed is not None and time.monotonic() - self._owed_since > _BEHIND_S
 
     @property
     def position(self) -> Timestamp | None:
@@ -77,7 +95,8 @@ class ChangeFeed:
     async def open(self, timeout_s: float) -> bool:
         """Start following, where that has not happened; whether changes come now.
 
-        False where the server has no change streams, is away, or takes longer than `timeout_s`.
+        False where the server has no change streams, is away, or takes longer than `timeout_s`, of
+        which the stream gets no more than half, and two seconds once.
         """
         if self._live:
             return True
@@ -86,10 +105,12 @@ class ChangeFeed:
         if self._task is None or self._task.done():
             loop = asyncio.get_running_loop()
             self._opened = loop.create_future()
+            self._opens_until = time.monotonic() + _OPENS_WITHIN_S
             self._task = loop.create_task(self._follow(self._opened), name="memorizz-async changes")
         assert self._opened is not None
         if not self._opened.done():
-            await asyncio.wait([self._opened], timeout=timeout_s)
+            left_s = max(0.0, self._opens_until - time.monotonic())
+            await asyncio.wait([self._opened], timeout=min(left_s, timeout_s / 2))
         return self._live
 
     async def follows(self, timeout_s: float) -> bool:
@@ -161,6 +182,7 @@ class ChangeFeed:
                             behind, failures = batch.more, 0
                         opening = False
                         self._advance(batch.at, batch.events)
+                        self._compare(batch.now)
                         if not behind and not self._live:
                             self._live = True
                             self._came.set()
@@ -174,7 +196,7 @@ class ChangeFeed:
                 token = None
             except (ServerUnavailableError, OperationTimeoutError) as error:
                 self._stopped()
-                log.info("the change stream from %s broke: %s", self._driver.address, error)
+                self._log_break(error)
                 if not opened.done():
                     opened.set_result(False)
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
@@ -192,15 +214,38 @@ class ChangeFeed:
 
     def _unavailable(self, error: DatabaseError) -> None:
         self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
-        if not self._said_why:
-            self._said_why = True
-            # memory:// is not said to be short of anything.
-            level = logging.DEBUG if error.code is None else logging.WARNING
-            log.log(
-                level,
-                "no change streams at %s: searching by scan (%s)",
+        message = "no change streams at %s: searching by scan (%s)"
+        arguments = (self._driver.address, f"{error.what}, code {error.code}")
+        if error.code is None:  # memory:// is not short of anything
+            log.debug(message, *arguments)
+        else:
+            self._notices.warn(log, ("change stream", error.code), message, *arguments)
+
+    def _log_break(self, error: DatabaseError) -> None:
+        message = "the change stream from %s broke: %s"
+        arguments = (self._driver.address, error)
+        if isinstance(error, OperationTimeoutError):
+            message = (
+                "the change stream from %s is not delivering: searching by scan (no majority of "
+                "the replica set's members answers?)"
+            )
+            self._notices.warn(log, ("change stream", "no majority"), message, arguments[0])
+        else:
+            log.info(message, *arguments)
+
+    def _compare(self, now: Timestamp | None) -> None:
+        """Note the first time that the server had and the stream has not delivered."""
+        if self._reached is None or now is None:
+            return
+        if self._owed is None or self._owed <= self._reached:
+            self._owed = now if now > self._reached else None
+            self._owed_since = time.monotonic()
+        elif self.behind:
+            self._notices.warn(
+                log,
+                ("change stream", "behind"),
+                "the change stream from %s is not delivering: searching by scan until it does",
                 self._driver.address,
-                error.seen or error,
             )
 
     def _advance(self, at: Timestamp | None, events: Sequence[Document]) -> None:
@@ -215,6 +260,7 @@ class ChangeFeed:
 
     def _stopped(self) -> None:
         self._live = False
+        self._owed = None
         self._came.clear()
         for _, arrival in self._waiting:
             if not arrival.done():

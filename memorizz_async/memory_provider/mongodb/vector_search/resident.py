@@ -25,9 +25,14 @@ from bson import Timestamp
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import DatabaseError
+from memorizz_async.errors import DatabaseError, OperationTimeoutError, ServerUnavailableError
 from memorizz_async.memory_provider.mongodb.filters import fields_by_type, paths_of
-from memorizz_async.memory_provider.mongodb.pipelines import resident_projection, scan_filter
+from memorizz_async.memory_provider.mongodb.notices import Notices
+from memorizz_async.memory_provider.mongodb.pipelines import (
+    list_collection,
+    resident_projection,
+    scan_filter,
+)
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
 from memorizz_async.memory_provider.mongodb.vector_search.change_feed import ChangeFeed
 from memorizz_async.memory_provider.mongodb.vector_search.held_scopes import HeldScopes, Paths
@@ -50,24 +55,35 @@ _AT_A_STRETCH_S = 0.002
 _SLOWER = 4
 """So many times longer a row takes to load with fields beside the vector: they are decoded."""
 _BEGINNING = Timestamp(1, 1)
+_LOOK_AGAIN_S = 60.0
+"""How long a collection whose changes cannot be followed is not looked at again."""
 
 
 class ResidentStore:
     """The scopes that are in memory, of one provider on one event loop: loads and follows them."""
 
-    def __init__(self, driver: Driver, config: MongoDBConfig, collections: Sequence[str]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        config: MongoDBConfig,
+        collections: Sequence[str],
+        notices: Notices,
+    ) -> None:
         self._driver = driver
+        self._notices = notices
         self._similarity = config.similarity
         self._timeout_ms = config.timeout_ms
         # The stream keeps a connection to itself: of one in all, nothing would be left.
         self._possible = config.max_pool_size > 1
         declared = fields_by_type(config.filter_fields).values()
         paths = sorted({path for paths in declared for path in paths})
-        self.feed = ChangeFeed(driver, collections, self, paths)
+        self.feed = ChangeFeed(driver, collections, self, notices, paths)
         self._asked_for: defaultdict[str, Paths] = defaultdict(frozenset)
         """What filters have named, by collection: those who ask of one tenant ask so of all."""
         self._loads: dict[ScopeName, asyncio.Task[ResidentScope | None]] = {}
         self.held = HeldScopes(config.resident_memory_mb)
+        self._followable: set[str] = set()
+        self._not_followable: dict[str, tuple[float, str]] = {}
 
     async def ranking(
         self, request: SearchRequest, written: Timestamp | None
@@ -122,16 +138,16 @@ class ResidentStore:
     def lost(self) -> None:
         """Forget everything."""
         self.held.clear()
+        self._followable.clear()
 
     async def _up_to_date(
         self, request: SearchRequest, written: Timestamp | None
     ) -> ResidentScope | str:
         """The scope in memory with all that it must know, or why there is none."""
         operation = f"search of {request.collection!r}"
-        if not self._possible:
-            return "the only connection is not for a change stream"
-        if not self.feed.live and not await self.feed.open(request.deadline.remaining_s(operation)):
-            return "there is no change stream"
+        reason = await self._why_not_followed(request, operation)
+        if reason is not None:
+            return reason
         scope = await self._scope(request, operation)
         if scope is None:
             return "the scope is not in memory"
@@ -139,9 +155,50 @@ class ResidentStore:
             patience = min(_OWN_WRITE_S, request.deadline.remaining_s(operation))
             if not await self.feed.reached(written, patience):
                 return "the change stream has not brought the last write yet"
-        if scope.dropped or not self.feed.live:
+        if scope.dropped or not self.feed.live or self.feed.behind:
             return "what was in memory was given up, or the change stream broke"
         return scope
+
+    async def _why_not_followed(self, request: SearchRequest, operation: str) -> str | None:
+        """Why the changes of the request's collection do not come now; None where they do."""
+        feed = self.feed
+        if not self._possible:
+            return "the only connection is not for a change stream"
+        if not feed.live and not await feed.open(request.deadline.remaining_s(operation)):
+            return "there is no change stream"
+        if feed.behind:
+            return "the change stream is not delivering"
+        if request.collection in self._followable:
+            return None
+        return await self._why_not_followable(request)
+
+    async def _why_not_followable(self, request: SearchRequest) -> str | None:
+        """Why the changes of a collection cannot be followed; None where they can.
+
+        A view and a time-series collection have no changes of their own: what was loaded of them
+        would never hear of a write. Raises ServerUnavailableError and OperationTimeoutError.
+        """
+        collection = request.collection
+        until, reason = self._not_followable.get(collection, (0.0, ""))
+        if time.monotonic() < until:
+            return reason
+        try:
+            reply = await self._driver.command(
+                list_collection(collection), deadline=request.deadline
+            )
+        except (ServerUnavailableError, OperationTimeoutError):
+            raise
+        except DatabaseError as error:
+            reason = f"it cannot be seen whether {collection!r} is a view (code {error.code})"
+        else:
+            kinds = [entry.get("type", "collection") for entry in reply["cursor"]["firstBatch"]]
+            if kinds in ([], ["collection"]):
+                self._followable.add(collection)
+                return None
+            reason = f"{collection!r} is a {kinds[0]}, whose changes cannot be followed"
+        self._not_followable[collection] = (time.monotonic() + _LOOK_AGAIN_S, reason)
+        self._notices.warn(log, ("followable", collection), "%s: searching by scan", reason)
+        return reason
 
     async def _scope(self, request: SearchRequest, operation: str) -> ResidentScope | None:
         """The scope in memory, loaded by whoever asks first; None where it cannot be there."""
@@ -233,5 +290,6 @@ class ResidentStore:
         elif kind == "dropDatabase":
             self.lost()
         elif kind in ("drop", "rename"):
-            self.held.drop_all(collection)
-            self.held.drop_all(event.get("to", {}).get("coll"))
+            for name in (collection, event.get("to", {}).get("coll")):
+                self.held.drop_all(name)
+                self._followable.discard(name)

@@ -86,7 +86,7 @@ class ResidentRanking:
     async def _nothing(self) -> SearchAnswer | str:
         """Nothing is said without having asked: the server may be gone."""
         request = self._request
-        if self.unsearchable is not None or request.filter == EVERY_ROW:
+        if self.unsearchable is not None or request.filter == EVERY_ROW or not self.has_rows:
             return "nothing in memory, and the server was asked"  # a scan of nothing costs little
         await self._driver.find(
             request.collection,
