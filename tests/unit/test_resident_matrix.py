@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memorizz_async.memory_provider.mongodb.filters import parse_filter
+from memorizz_async.memory_provider.mongodb.filters import EVERY_ROW, parse_filter
 from memorizz_async.memory_provider.mongodb.vector_search import resident_matrix
 from memorizz_async.memory_provider.mongodb.vector_search.resident_matrix import VectorTable
 from memorizz_async.memory_provider.mongodb.vector_search.resident_snapshot import NewRow
@@ -100,8 +100,9 @@ def test_a_table_finds_what_a_scan_finds(  # noqa: PLR0917 - hypothesis passes t
     found = table.snapshot(9.0, wanted)
     assert len(found) == len(some)
     assert sorted(row.key for row in found.rows()) == sorted(some)
-    in_order = [row.row_id for row in table.lowest_ids(found, limit)]
-    assert in_order == sorted(map(id_of, some))[:limit]
+    for _ in range(2):
+        in_order = [row.row_id for row in table.lowest_ids(9.0, wanted, limit)]
+        assert in_order == sorted(map(id_of, some))[:limit]
     assert found.best(asked, similarity, limit) == scanned(some, asked, similarity, limit)
 
 
@@ -143,3 +144,24 @@ def test_bytes_follow_what_is_held() -> None:
     for number in range(990):
         table.remove(number)
     assert empty < table.nbytes < full / 10
+
+
+def test_the_lowest_ids_follow_what_comes_goes_and_expires() -> None:
+    """What was asked for once is not taken for what is there now."""
+    table = VectorTable(1)
+
+    def add(number: int, until: float = np.inf) -> None:
+        table.add(np.ones((1, 1), np.float32), [NewRow(number, number, until)])
+
+    def lowest(now: float) -> list[int]:
+        return [row.row_id for row in table.lowest_ids(now, EVERY_ROW, 2)]
+
+    assert lowest(0.0) == []
+    for number, until in ((5, np.inf), (3, 7.0), (4, np.inf)):
+        add(number, until)
+    assert lowest(0.0) == lowest(6.0) == [3, 4]
+    assert lowest(7.0) == [4, 5]
+    add(1)
+    assert lowest(7.0) == [1, 4]
+    table.remove(4)
+    assert lowest(8.0) == [1, 5]

@@ -7,8 +7,7 @@ marked is written anew beside the old one.
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Sequence
-from itertools import islice
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +107,8 @@ class VectorTable:
         self._chunks: list[_Chunk] = []
         self._places: dict[Hashable, tuple[_Chunk, int]] = {}
         self._shortest, self._longest = FOREVER, 0.0  # of all rows that ever were
-        self._by_id: list[NewRow] | None = None  # sorted only when it is asked for
+        # The last answer of `lowest_ids`, to what, and until when it holds; None after a change.
+        self._lowest: tuple[tuple[Condition, int], float, list[NewRow]] | None = None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -138,7 +138,7 @@ class VectorTable:
 
         vectors: shape (len(rows), dimensions), finite. values: of each row, where there are paths.
         """
-        self._by_id = None
+        self._lowest = None
         with np.errstate(over="ignore"):
             lengths = row_lengths(vectors)
         self._shortest = min(self._shortest, float(lengths.min(initial=np.inf)))
@@ -160,7 +160,7 @@ class VectorTable:
         place = self._places.pop(key, None)
         if place is None:
             return False
-        self._by_id = None
+        self._lowest = None
         chunk, position = place
         chunk.until[position] = _GONE
         chunk.dead += 1
@@ -173,18 +173,17 @@ class VectorTable:
         parts = [chunk.part(now_ms) for chunk in self._chunks]
         return Snapshot(self.dimensions, parts, condition, self._shortest, self._longest)
 
-    def lowest_ids(self, snapshot: Snapshot, most: int) -> list[NewRow]:
-        """The rows of a snapshot of this table, as it is now, with the lowest ids, in order."""
-        if len(snapshot) < most:
-            rows = list(snapshot.rows())
-            return [rows[at] for at in by_id([row.row_id for row in rows])]
-        if self._by_id is None:
-            rows = [chunk.rows[position] for chunk, position in self._places.values()]
-            self._by_id = [rows[at] for at in by_id([row.row_id for row in rows])]
-        chosen: Container[Hashable] = self
-        if len(snapshot) < len(self):
-            chosen = {row.key for row in snapshot.rows()}
-        return list(islice((row for row in self._by_id if row.key in chosen), most))
+    def lowest_ids(self, now_ms: float, condition: Condition, most: int) -> list[NewRow]:
+        """Those of the rows of a snapshot that have the lowest ids, in their order."""
+        if self._lowest is not None:
+            wanted, until, rows = self._lowest
+            if wanted == (condition, most) and now_ms < until:
+                return rows
+        every = list(self.snapshot(now_ms, condition).rows())
+        rows = [every[at] for at in by_id([row.row_id for row in every], most)]
+        until = min((row.until for row in rows), default=FOREVER)
+        self._lowest = ((condition, most), until, rows)
+        return rows
 
     def cannot_tell(self, path: str, now_ms: float) -> bool:
         """Whether a row that is alive has values at the path that are not kept."""

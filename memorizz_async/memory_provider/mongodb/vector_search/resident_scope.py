@@ -170,7 +170,7 @@ class ResidentScope:
             if table.dimensions == dimensions:
                 continue
             others = table.snapshot(now_ms, condition)
-            named = table.lowest_ids(others, found.remembered)
+            named = table.lowest_ids(now_ms, condition, found.remembered)
             for row in named:
                 odd = self._reasons.get(row.key, _Reason(NO_SCORE, table.dimensions))
                 found.add(row.row_id, odd.for_query(dimensions))
@@ -186,9 +186,9 @@ class ResidentScope:
             # A row may come twice: it moved in the index that is being read. The later one counts.
             last = {key: n for n, key in enumerate(keys) if key not in self._changed_while_loading}
             at = list(last.values())
+            for n in at:
+                self._forget(keys[n])
             matrix, values = matrix[at], [values[n] for n in at]
-        for n in at:
-            self._forget(keys[n])
         rows = [NewRow(keys[n], ids[n], until[n]) for n in at]
         self._add(matrix, rows, values)
 
