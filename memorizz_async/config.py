@@ -181,7 +181,7 @@ class MongoDBConfig(_Keywords, _Positional):
         """From a dict; a key that is no setting is an error that lists those that are."""
         known = {f.name for f in fields(cls)}
         checked_mapping("The settings", values, error=_ERROR)
-        unknown = sorted(map(shown, set(values) - known))
+        unknown = sorted(shown(name, word=True) for name in set(values) - known)
         if unknown:
             raise ConfigurationError(
                 "Settings that do not exist",

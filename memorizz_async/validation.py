@@ -36,8 +36,12 @@ _LARGEST_SHOWN = 10**20
 _SHOWN_WHOLE = (bool, int, float, type(None))
 
 
-def shown(value: Any) -> str:
-    """The value for a message: a number or a short word as it is, else only its kind."""
+def shown(value: Any, *, word: bool = False) -> str:
+    """The value for a message: a number as it is, else only its kind.
+
+    word: whether a short word may be shown, too: the name of a setting, of a mode, of a field;
+        never where a text may be a user's.
+    """
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
     if type(value) in _SHOWN_WHOLE:
@@ -45,7 +49,8 @@ def shown(value: Any) -> str:
         too_long = isinstance(value, int) and not -_LARGEST_SHOWN < value < _LARGEST_SHOWN
         return "a number of more than 20 digits" if too_long else repr(value)
     if isinstance(value, str):
-        if not value or (len(value) <= _MOST_SHOWN and value.isascii() and value.isidentifier()):
+        is_word = value.isascii() and value.replace("$", "").isidentifier()
+        if not value or (word and is_word and len(value) <= _MOST_SHOWN):
             return repr(str(value))
         return f"a text of {len(value)} characters"
     return f"a {type(value).__name__}"
@@ -131,9 +136,10 @@ def checked_choice(
         for word in allowed:
             if value == word:
                 return word
-    words = " or ".join(map(repr, allowed)) if len(allowed) == 2 else ", ".join(map(repr, allowed))
-    many = "" if len(allowed) == 2 else "one of "
-    raise error(f"{name} must be {many}{words}", seen=shown(value))
+    words = (
+        f"{allowed[0]!r} or {allowed[1]!r}" if len(allowed) == 2 else f"one of {', '.join(allowed)}"
+    )
+    raise error(f"{name} must be {words}", seen=shown(value, word=True))
 
 
 def checked_text(
@@ -157,12 +163,16 @@ def checked_mapping(
 
 
 def checked_list(
-    name: str, value: Any, *, error: type[MemorizzAsyncError] = InvalidInputError
+    name: str,
+    value: Any,
+    *,
+    single: str = "write [item] for a single one",
+    error: type[MemorizzAsyncError] = InvalidInputError,
 ) -> list[Any]:
     """The items of a list, a tuple, a set or a generator.
 
     A single string, bytes or a mapping is refused: its characters, numbers or keys are not what the
-    caller means by items.
+    caller means by items. single: what to do in place of it.
     """
     if isinstance(value, list | tuple):
         return list(value)
@@ -171,7 +181,7 @@ def checked_list(
         raise error(
             f"{name} must be a list",
             seen=shown(value),
-            fix="write [item] for a single one" if one else None,
+            fix=single if one else None,
         )
     return list(value)
 

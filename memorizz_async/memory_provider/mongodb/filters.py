@@ -191,7 +191,7 @@ def _comparison(path: str, operator: Any, operand: Any, taken: _Taken) -> Condit
     if operator not in _OPERATORS:
         raise InvalidFilterError(
             f"The condition on {path!r} has an operator that not every server takes",
-            seen=shown(operator),
+            seen=shown(operator, word=True),
             fix=f"use {', '.join(_OPERATORS)}",
         )
     if path in TIME_FIELDS:

@@ -114,11 +114,11 @@ def _query(
 ) -> Query:
     if not isinstance(entry, Mapping):
         raise InvalidInputError("A query must be a mapping", seen=shown(entry))
-    unknown = sorted(set(entry) - set(_KNOWN), key=shown)
+    unknown = sorted(shown(name, word=True) for name in set(entry) - set(_KNOWN))
     if unknown:
         raise InvalidInputError(
             "A query has keys that do not exist",
-            seen=", ".join(map(shown, unknown)),
+            seen=", ".join(unknown),
             fix=f"use only {', '.join(_KNOWN)}",
         )
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")

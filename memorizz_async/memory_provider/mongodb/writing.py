@@ -82,7 +82,7 @@ async def drafts(
 
     uuid_form: how an `_id` that is a UUID is stored.
     """
-    memories = checked_list("memories", given)
+    memories = checked_list("memories", given, single="use store_async for one, or pass a list")
     if not memories:  # a tenant of a wrong kind is an error also where there is nothing to write
         check_tenant("memory_id", memory_id)
         check_tenant("user_id", user_id)

@@ -64,7 +64,7 @@ def _field(name: Any) -> str:
         return name
     raise InvalidFilterError(
         "A condition names no field of a row",
-        seen=shown(name),
+        seen=shown(name, word=True),
         fix='write {"name": "value"}; operators are not taken here',
     )
 
