@@ -29,6 +29,8 @@ UuidForm = Callable[[UUID], Binary]
 _NO_IDS = (list, tuple, set, frozenset, re.Pattern, Regex)
 """A pattern in a filter by `_id` would find other rows, too."""
 
+_SHOWN_AS_TEXT = (str, ObjectId)  # a tuple: it is asked for each row of a recall
+
 _LARGEST = 16_000_000  # of the server's 16 MiB, with room for our own fields and the vector
 
 _OURS = ("embedding", "embedding_model", "recall_count", "last_recalled_at")
@@ -221,7 +223,7 @@ def public_id(row_id: Any) -> Any:
     """The id as it leaves the API: a string for a string and an ObjectId, else the value itself, so
     that it can be given back.
     """
-    return str(row_id) if isinstance(row_id, str | ObjectId) else row_id
+    return str(row_id) if isinstance(row_id, _SHOWN_AS_TEXT) else row_id
 
 
 def public_row(row: Row, memory_type: str) -> Row:
