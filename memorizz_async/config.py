@@ -347,7 +347,7 @@ class MongoDBConfig(_Keywords, _Positional):
         """From a dict; a key that is no setting is an error that lists those that are."""
         known = {f.name for f in fields(cls)}
         checked_mapping("The settings", values, error=_ERROR)
-        unknown = sorted(map(shown, set(values) - known))
+        unknown = sorted(shown(name, word=True) for name in set(values) - known)
         if unknown:
             raise ConfigurationError(
                 "Settings that do not exist",
@@ -456,7 +456,7 @@ def _check_path(path: Any) -> None:
     ) or parts[0] in ("embedding", "content"):
         raise ConfigurationError(
             "filter_fields has a path that cannot be filtered by",
-            seen=repr(path) if isinstance(path, str) else shown(path),
+            seen=shown(path, word=True),
             fix="name a field, dotted where it is nested, without positions in lists; not the "
             "embedding nor the content",
         )

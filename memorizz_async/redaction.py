@@ -120,10 +120,11 @@ def _is_path(text: str) -> bool:
     return not re.search(r"[@?#]", text) and ":" not in re.sub(r"^/?[A-Za-z]:[\\/]", "", text)
 
 
-def shown(value: Any) -> str:
-    """A value for a message: a number or a short name as it is, else only its kind.
+def shown(value: Any, *, word: bool = False) -> str:
+    """A value for a message: a number as it is, else only its kind.
 
-    A longer text, a container or an object may hold what a user said, or a secret.
+    word: whether a short name may be shown, too: of a setting, a mode, a field, an operator. Never
+        where it may be a text of a user's, or a secret.
     """
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
@@ -133,7 +134,9 @@ def shown(value: Any) -> str:
         few = value.bit_length() <= _LONGEST_NUMBER
         return repr(value) if few else f"a number of more than {_LONGEST_NUMBER} bits"
     if isinstance(value, str):
-        return repr(str(value)) if _NAME.fullmatch(value) else f"a text of {len(value)} characters"
+        if not value or (word and _NAME.fullmatch(value)):
+            return repr(str(value))
+        return f"a text of {len(value)} characters"
     return f"a {type(value).__name__}"
 
 

@@ -112,9 +112,10 @@ def checked_choice(
         for word in allowed:
             if value == word:
                 return word
-    words = " or ".join(map(repr, allowed)) if len(allowed) == 2 else ", ".join(map(repr, allowed))
-    many = "" if len(allowed) == 2 else "one of "
-    raise error(f"{name} must be {many}{words}", seen=shown(value))
+    words = (
+        f"{allowed[0]!r} or {allowed[1]!r}" if len(allowed) == 2 else f"one of {', '.join(allowed)}"
+    )
+    raise error(f"{name} must be {words}", seen=shown(value, word=True))
 
 
 def checked_text(
@@ -138,12 +139,16 @@ def checked_mapping(
 
 
 def checked_list(
-    name: str, value: Any, *, error: type[MemorizzAsyncError] = InvalidInputError
+    name: str,
+    value: Any,
+    *,
+    single: str = "write [item] for a single one",
+    error: type[MemorizzAsyncError] = InvalidInputError,
 ) -> list[Any]:
     """The items of a list, a tuple, a set or a generator.
 
     A single string, bytes or a mapping is refused: its characters, numbers or keys are not what the
-    caller means by items.
+    caller means by items. single: what to do in place of it.
     """
     if isinstance(value, list | tuple):
         return list(value)
@@ -152,7 +157,7 @@ def checked_list(
         raise error(
             f"{name} must be a list",
             seen=shown(value),
-            fix="write [item] for a single one" if one else None,
+            fix=single if one else None,
         )
     return list(value)
 

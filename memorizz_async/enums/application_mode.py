@@ -64,6 +64,6 @@ def application_mode_of(value: object) -> ApplicationMode:
                 return mode
     raise ConfigurationError(
         "There is no such application mode",
-        seen=shown(value),
+        seen=shown(value, word=True),
         fix=f"use one of {', '.join(mode.value for mode in ApplicationMode)}",
     )

@@ -75,7 +75,7 @@ def memory_type_of(value: Any) -> MemoryType:
             continue
     names = ", ".join(member.name for member in MemoryType)
     raise UnknownMemoryTypeError(
-        "There is no such memory type", seen=shown(value), fix=f"use one of {names}"
+        "There is no such memory type", seen=shown(value, word=True), fix=f"use one of {names}"
     )
 
 

@@ -302,7 +302,7 @@ async def test_rows_of_another_program_are_fused_too(
     hits = await indexed.retrieve_memory_units_by_query_async(
         "zebra", None, "m", KB, 2, num_candidates=2
     )
-    assert (hits.mode, len({hit["_id"] for hit in hits})) == ("hybrid", 2)
+    assert (hits.mode, len({str(hit["_id"]) for hit in hits})) == ("hybrid", 2)
 
 
 async def test_expired_rows_are_not_found_by_words(indexed: AsyncMongoDBProvider) -> None:

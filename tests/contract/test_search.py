@@ -247,7 +247,7 @@ async def test_rows_of_another_programs_odd_ids_are_found(
     )
     await settle()
     hits = await provider.retrieve_memory_units_by_query_async("x", None, "m", KB)
-    assert [hit["_id"] for hit in hits] == ["{'a': 1}"]
+    assert [hit["_id"] for hit in hits] == [{"a": 1}]
 
 
 async def test_expired_rows_do_not_come_back(

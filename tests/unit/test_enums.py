@@ -72,7 +72,7 @@ def test_what_is_no_type_is_refused_with_the_list(value: Any) -> None:
     """The error lists every type that exists, and shows what was given."""
     with pytest.raises(UnknownMemoryTypeError) as caught:
         memory_type_of(value)
-    assert shown(value) in str(caught.value)
+    assert shown(value, word=True) in str(caught.value)
     for kind in MemoryType:
         assert kind.name in str(caught.value)
 

@@ -34,7 +34,7 @@ class AdapterCore:
     ) -> None:
         if embedding_form not in ("array", "bindata"):
             raise ConfigurationError(
-                "embedding_form must be 'array' or 'bindata'", seen=shown(embedding_form)
+                "embedding_form must be 'array' or 'bindata'", seen=shown(embedding_form, word=True)
             )
         self.config: MongoDBConfig = inner.config
         self._inner = inner

@@ -94,7 +94,7 @@ class BatchSearch:
             if isinstance(outcome, MemorizzAsyncError) and on_error == "partial":
                 results.errors[query.key] = outcome
             elif isinstance(outcome, BaseException):
-                outcome.add_note(f"in the query {shown(query.key)}")
+                outcome.add_note(f"in the query {shown(query.key, word=True)}")
                 raise outcome
             else:
                 results[query.key] = outcome

@@ -172,19 +172,19 @@ def _entry(key: Any, value: Any, taken: _Taken, depth: int) -> Condition:
     if not isinstance(key, str) or key.startswith("$"):
         raise InvalidFilterError(
             "A filter has an operator where a field belongs, or one that not every server takes",
-            seen=shown(key),
+            seen=shown(key, word=True),
             fix=f"use {', '.join(_LOGICAL)} here, and {', '.join(_OPERATORS)} on a field",
         )
     if key not in taken.fields:
         raise InvalidFilterError(
-            f"Rows cannot be filtered by {shown(key)}: it is not declared",
+            f"Rows cannot be filtered by {shown(key, word=True)}: it is not declared",
             fix="declare it in MongoDBConfig(filter_fields=[…]) and run ensure_indexes_async(); "
             f"declared are {', '.join(sorted(taken.fields))}",
         )
     if not isinstance(value, Mapping):
         return _comparison(key, "$eq", value, taken)
     if not value:
-        raise InvalidFilterError(f"The condition on {shown(key)} is empty")
+        raise InvalidFilterError(f"The condition on {shown(key, word=True)} is empty")
     return _all(_comparison(key, operator, each, taken) for operator, each in value.items())
 
 
@@ -192,7 +192,7 @@ def _comparison(path: str, operator: Any, operand: Any, taken: _Taken) -> Condit
     if operator not in _OPERATORS:
         raise InvalidFilterError(
             f"The condition on {path!r} has an operator that not every server takes",
-            seen=shown(operator),
+            seen=shown(operator, word=True),
             fix=f"use {', '.join(_OPERATORS)}",
         )
     if path in TIME_FIELDS:

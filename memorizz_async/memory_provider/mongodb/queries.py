@@ -116,11 +116,11 @@ def _query(
 ) -> Query:
     if not isinstance(entry, Mapping):
         raise InvalidInputError("A query must be a mapping", seen=shown(entry))
-    unknown = sorted(set(entry) - set(_KNOWN), key=shown)
+    unknown = sorted(shown(name, word=True) for name in set(entry) - set(_KNOWN))
     if unknown:
         raise InvalidInputError(
             "A query has keys that do not exist",
-            seen=", ".join(map(shown, unknown)),
+            seen=", ".join(unknown),
             fix=f"use only {', '.join(_KNOWN)}",
         )
     key, embedding, text = entry.get("key"), entry.get("embedding"), entry.get("query")
@@ -132,7 +132,7 @@ def _query(
     if text is not None or embedding is None or mode in ("hybrid", "text"):
         text = checked_query(text)
     if "memory_type" not in entry:
-        raise InvalidInputError("The query names no memory_type", seen=shown(key))
+        raise InvalidInputError("The query names no memory_type", seen=shown(key, word=True))
     memory_type = memory_type_of(entry["memory_type"])
     limit = checked_limit(entry.get("limit", 5))
     return Query(

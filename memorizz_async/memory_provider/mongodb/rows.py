@@ -42,6 +42,8 @@ TEXT_SCORE, FUSED_SCORE, RERANK_SCORE = (
 )
 """What a search notes in a row under names that no field has, until the row becomes a hit."""
 
+_SHOWN_AS_TEXT = (str, ObjectId)  # a tuple: it is asked for each row of a recall
+
 _SCORE_FIELDS = {
     TEXT_SCORE: "text_score", FUSED_SCORE: "fused_score", RERANK_SCORE: "rerank_score",
 }  # fmt: skip
@@ -190,7 +192,7 @@ def public_id(row_id: Any) -> Any:
     """The id as it leaves the API: a string for a string and an ObjectId, else the value itself, so
     that it can be given back.
     """
-    return str(row_id) if isinstance(row_id, str | ObjectId) else row_id
+    return str(row_id) if isinstance(row_id, _SHOWN_AS_TEXT) else row_id
 
 
 def public_row(row: Row, memory_type: str) -> Row:

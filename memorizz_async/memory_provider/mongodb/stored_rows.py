@@ -71,7 +71,7 @@ def check_owner(changes: Mapping[str, Any], scope: Scope, *, gives: bool = False
         if name.startswith(("memory_id.", "user_id.")):
             raise InvalidInputError(
                 "A change names a part of a memory_id or a user_id, which are texts",
-                seen=shown(name),
+                seen=shown(name, word=True),
                 fix="name the whole field",
             )
     whose = (scope.memory_id, scope.user_id)

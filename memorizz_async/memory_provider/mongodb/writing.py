@@ -94,7 +94,8 @@ async def drafts(
     """
     # Copied before other tasks run: they may change what the caller passed.
     memories = [
-        dict(one) if isinstance(one, Mapping) else one for one in checked_list("memories", given)
+        dict(one) if isinstance(one, Mapping) else one
+        for one in checked_list("memories", given, single="use store_async for one, or pass a list")
     ]
     if not memories:  # a tenant of a wrong kind is an error also where there is nothing to write
         check_tenant("memory_id", memory_id)

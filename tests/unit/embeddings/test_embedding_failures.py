@@ -13,6 +13,7 @@ import pytest
 from unit.embeddings.embedding_fakes import FakeBackend, GatedBackend, vector_of, vectors_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider
+from memorizz_async.embeddings.backends.function import FunctionBackend
 from memorizz_async.embeddings.backends.sentence_transformer import SentenceTransformerBackend
 from memorizz_async.embeddings.protocol import (
     Batch,
@@ -20,7 +21,12 @@ from memorizz_async.embeddings.protocol import (
     ModelInfo,
     WholeBatchError,
 )
-from memorizz_async.errors import EmbeddingError, MissingDependencyError, ModelLoadError
+from memorizz_async.errors import (
+    EmbeddingError,
+    InvalidQueryError,
+    MissingDependencyError,
+    ModelLoadError,
+)
 
 
 def failing_on(bad: str, how: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
@@ -271,3 +277,25 @@ async def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.Monke
         await provider.encode_async("x")
     assert isinstance(e.value, ImportError)
     await provider.close_async()
+
+
+async def test_a_text_that_cannot_be_encoded_fails_alone_and_before_it_is_batched() -> None:
+    """The texts of other callers are embedded, and the position of the wrong one is named."""
+    seen: list[str] = []
+
+    def embed(texts: list[str]) -> list[list[float]]:
+        seen.extend(texts)
+        return [[1.0, 2.0] for _ in texts]
+
+    async with AsyncEmbeddingProvider(backend=FunctionBackend(embed)) as provider:
+        outcomes = await asyncio.gather(
+            provider.encode_async(["a", "b"]),
+            provider.encode_async(["c", "\ud800"]),
+            provider.encode_query_async("\udfff"),
+            provider.encode_async("d"),
+            return_exceptions=True,
+        )
+    wrong = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    assert [type(error) for error in wrong] == [InvalidQueryError, InvalidQueryError]
+    assert "position 1 of 2" in str(wrong[0])
+    assert {"a", "b", "d"} <= set(seen) <= {"a", "b", "d", "dimensions"}

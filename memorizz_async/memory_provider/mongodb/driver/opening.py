@@ -113,7 +113,7 @@ def _check_options(config: MongoDBConfig) -> None:
         except (driver_errors.PyMongoError, ValueError, TypeError, OSError):
             raise ConfigurationError(
                 "client_options has an option that the driver does not take",
-                seen=shown(name),
+                seen=shown(name, word=True),
                 fix="correct its name or its value: options are named as by PyMongo",
             ) from None
     if config.driver_option("waitQueueTimeoutMS") is not None:

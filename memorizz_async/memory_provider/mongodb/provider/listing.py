@@ -217,7 +217,7 @@ def _order(order_by: Any) -> Sort:
         name, direction = pair
         checked_text("A field of order_by", name)
         if name.startswith("$") or "\0" in name or any(not part for part in name.split(".")):
-            raise InvalidInputError("order_by names no field of a row", seen=shown(name))
+            raise InvalidInputError("order_by names no field of a row", seen=shown(name, word=True))
         if isinstance(direction, bool) or not isinstance(direction, int) or abs(direction) != 1:
             raise InvalidInputError("The order of a field must be 1 or -1", seen=shown(direction))
         order.append((name, direction))
