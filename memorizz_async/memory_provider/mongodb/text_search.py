@@ -25,6 +25,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
+from memorizz_async.redaction import describe
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +245,13 @@ async def _ensure(
                 raise
             existing = await _existing(driver, collection, deadline)
             if existing is None:  # refused for another reason, such as an unknown language
-                raise
+                raise DatabaseError(
+                    f"The text index of {collection!r} cannot be created",
+                    seen=error.seen,
+                    fix=f"check text_language={describe(config.text_language)}: it must be a "
+                    "language that MongoDB knows, or none",
+                    code=error.code,
+                ) from error
         else:
             return "created"
     ours = existing["name"] == INDEX_NAME
