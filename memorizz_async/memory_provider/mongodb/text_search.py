@@ -34,6 +34,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.ordering import best_rows
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest
+from memorizz_async.redaction import shown
 
 log = logging.getLogger(__name__)
 
@@ -335,7 +336,14 @@ async def _created(
             if existing is not None:
                 return existing
             if error.code != _NAME_TAKEN or name == _OTHER_NAME:
-                raise  # refused for another reason, such as an unknown language
+                language = shown(config.text_language, word=True)
+                raise DatabaseError(
+                    f"The text index of {collection!r} cannot be created",
+                    seen=error.seen,
+                    fix=f"check text_language={language}: it must be a language that MongoDB "
+                    "knows, or none",
+                    code=error.code,
+                ) from error
         else:
             return None
     return None
