@@ -335,7 +335,7 @@ class MongoDBConfig(_Keywords, _Positional):
         if taken:
             raise ConfigurationError(
                 "client_options has options that memorizz-async sets itself",
-                seen=", ".join(map(shown, taken)),
+                seen=", ".join(taken),
                 fix="leave them out",
             )
         lowered = [name.lower() for name in options]

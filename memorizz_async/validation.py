@@ -125,7 +125,11 @@ def checked_text(
     if not isinstance(value, str) or not value:
         raise error(f"{name} must be a non-empty string", seen=shown(value))
     if not is_unicode(value):
-        raise error(f"{name} is not valid Unicode", seen="half of a surrogate pair")
+        raise error(
+            f"{name} is not valid Unicode",
+            seen="half of a surrogate pair",
+            fix="pass text that can be encoded as UTF-8",
+        )
     return value
 
 

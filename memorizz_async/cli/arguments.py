@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     Commands = Any
 
-_HARMLESS = re.compile(r"|-{0,2}[A-Za-z][A-Za-z0-9_-]{0,31}")
+_HARMLESS = re.compile(r"|-{0,2}[A-Za-z][A-Za-z0-9_-]{0,31}|-?\d{1,9}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -118,9 +118,8 @@ def limit(text: str) -> int:
     """A limit, checked as every method checks it."""
     try:
         return checked_limit(int(text))
-    except ValueError as error:  # InvalidLimitError among them
-        what = f"a whole number from 1 to 10,000, not {text!r}"
-        raise argparse.ArgumentTypeError(what) from error
+    except InvalidInputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def tenant_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -173,9 +173,15 @@ def _formatted(part: str, form: str, values: Mapping[str, Any]) -> str:
     except (KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise ConfigurationError(
             f"The {part} of a ContextTemplate cannot be filled in",
-            seen=type(error).__name__,
+            seen=_missing(error),
             fix=f"use {{{'}, {'.join(values)}}}; write a brace itself as two",
         ) from error
+
+
+def _missing(error: Exception) -> str:
+    """What a format string asked for and is not there; of another error, its kind."""
+    kind = type(error).__name__
+    return f"{kind}: {shown(error.args[0], word=True)}" if isinstance(error, KeyError) else kind
 
 
 def _called(part: str, function: Callable[[Any], Any], value: Any) -> str:

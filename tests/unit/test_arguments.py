@@ -183,8 +183,8 @@ KINDS: dict[str, Accepts] = {
     "budget": either(none, count),
     "async_memory_provider": none,
     **dict.fromkeys(
-        ("include_embedding", "include_expired", "as_stored", "exact", "explain", "embed",
-         "replace", "wait"),
+        ("include_embedding", "include_expired", "as_stored", "as_record", "exact", "explain",
+         "embed", "replace", "search", "wait"),
         flag,
     ),
     "kind": nothing,
@@ -428,6 +428,10 @@ CONSTRUCTORS: dict[Callable[..., Any], tuple[dict[str, Any], dict[str, Accepts]]
             "fusion": nothing,
             "dimensions": either(none, count),
             "collections": lambda value: value is ODD_VALUES["empty dict"],
+            # The names of the options are checked by the driver that is opened.
+            "client_options": lambda value: isinstance(value, dict) and all(
+                isinstance(name, str) for name in value
+            ),
             "filter_fields": lambda value: (
                 isinstance(value, list | tuple) and value in ([], ["abc"])
             )

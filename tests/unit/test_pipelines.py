@@ -287,6 +287,35 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         EMBEDDED,
     ),
     (
+        p.list_collection,
+        lambda: p.list_collection("facts"),
+        {
+            "listCollections": 1,
+            "filter": {"name": "facts"},
+            "nameOnly": True,
+            "authorizedCollections": True,
+        },
+    ),
+    (
+        p.other_vectors_filter,
+        lambda: p.other_vectors_filter({"memory_id": "m"}, 3, NOW),
+        {
+            **p.scan_filter({"memory_id": "m"}, NOW),
+            "$nor": [
+                {"embedding": {"$size": 3}},
+                {
+                    "$expr": {
+                        "$cond": [
+                            {"$eq": [{"$type": "$embedding"}, "binData"]},
+                            {"$eq": [{"$binarySize": "$embedding"}, 14]},
+                            False,
+                        ]
+                    }
+                },
+            ],
+        },
+    ),
+    (
         p.create_search_index,
         lambda: p.create_search_index("summaries", "vector_index", DEFINITION),
         {

@@ -15,7 +15,7 @@ from support.errors import everything_shown
 from memorizz_async import AsyncMongoDBProvider, ConfigurationError, InvalidURIError, MongoDBConfig
 from memorizz_async.embeddings.backends.openai import OpenAIBackend
 from memorizz_async.memory_provider.mongodb.driver import blocking_command, open_driver
-from memorizz_async.redaction import redact_uri
+from memorizz_async.redaction import redact_uri, shown
 
 TOKENS = ("Zq1x", "Zq2ü", "Zq3漢", "Zq%34")
 """Parts of passwords that nothing else in a message looks like."""
@@ -96,8 +96,8 @@ def test_no_part_of_a_password_is_shown_of_any_address(uri: str) -> None:
     """However wrong the address is, and whatever characters the password has."""
     assert not shows_secret(redact_uri(uri))
     config = MongoDBConfig(uri)
-    for shown in (repr(config), str(config), repr(AsyncMongoDBProvider(config))):
-        assert not shows_secret(shown)
+    for text in (repr(config), str(config), repr(AsyncMongoDBProvider(config))):
+        assert not shows_secret(text)
 
 
 @given(st.text())
@@ -193,21 +193,26 @@ def test_the_api_key_and_the_address_of_a_service_are_not_shown(password: str) -
         {"base_url": f"https://user:{password}@host/v1"},
     ):
         try:
-            shown = [repr(OpenAIBackend("m", **arguments))]  # type: ignore[arg-type]
+            texts = [repr(OpenAIBackend("m", **arguments))]  # type: ignore[arg-type]
         except ConfigurationError as error:
-            shown = [*everything_shown(error)]
-        assert not any(map(shows_secret, shown))
+            texts = [*everything_shown(error)]
+        assert not any(map(shows_secret, texts))
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "as_word", "otherwise"),
     [
-        (5, "5"), (-1.5, "-1.5"), (True, "True"), (None, "None"), ("hybird", "'hybird'"),
-        ("", "''"), ("metadata.topic", "'metadata.topic'"), ("5", "'5'"), ("4711", "a str"),
-        ("her PIN", "a str"), ("x" * 40, "a str"), (2**100, "a int"), (["a"], "a list"),
-        ({"a": 1}, "a dict"), (b"a", "a bytes"),
+        (5, "5", "5"), (-1.5, "-1.5", "-1.5"), (True, "True", "True"), (None, "None", "None"),
+        ("", "''", "''"), ("hybird", "'hybird'", "a text of 6 characters"),
+        ("metadata.topic", "'metadata.topic'", "a text of 14 characters"),
+        *((value, kind, kind) for value, kind in (
+            ("4711", "a text of 4 characters"), ("her PIN", "a text of 7 characters"),
+            ("x" * 40, "a text of 40 characters"), (2**100, "a number of more than 64 bits"),
+            (["a"], "a list"), ({"a": 1}, "a dict"), (b"a", "a bytes"),
+        )),
     ],
 )  # fmt: skip
-def test_what_is_described_of_an_argument(value: Any, shown: str) -> None:
-    """Numbers and short identifiers as they are, of anything else the type."""
-    assert shown(value) == shown
+def test_what_is_shown_of_an_argument(value: Any, as_word: str, otherwise: str) -> None:
+    """Numbers as they are, a short name where no user's text can be; of the rest the kind."""
+    assert shown(value, word=True) == as_word
+    assert shown(value) == otherwise

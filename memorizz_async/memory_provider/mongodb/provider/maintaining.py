@@ -19,6 +19,7 @@ from memorizz_async.memory_provider.mongodb.reembedding.run import BATCH_SIZE, r
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
 from memorizz_async.validation import (
     checked_choice,
+    checked_flag,
     checked_function,
     checked_limit,
     checked_list,
@@ -49,6 +50,7 @@ class Maintaining(ProviderCore):
         fails or the cluster has no room.
         """
         kinds = _kinds(memory_types)
+        checked_flag("search", search)
         checked_function("progress", progress)
         fields = {self._collections[kind]: self._filter_fields[kind] for kind in kinds}
         call = self._call(timeout_ms)
