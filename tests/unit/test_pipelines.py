@@ -300,19 +300,23 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         p.other_vectors_filter,
         lambda: p.other_vectors_filter({"memory_id": "m"}, 3, NOW),
         {
-            **p.scan_filter({"memory_id": "m"}, NOW),
-            "$nor": [
-                {"embedding": {"$size": 3}},
+            "$and": [
+                p.scan_filter({"memory_id": "m"}, NOW),
                 {
-                    "$expr": {
-                        "$cond": [
-                            {"$eq": [{"$type": "$embedding"}, "binData"]},
-                            {"$eq": [{"$binarySize": "$embedding"}, 14]},
-                            False,
-                        ]
-                    }
+                    "$nor": [
+                        {"embedding": {"$size": 3}},
+                        {
+                            "$expr": {
+                                "$cond": [
+                                    {"$eq": [{"$type": "$embedding"}, "binData"]},
+                                    {"$eq": [{"$binarySize": "$embedding"}, 14]},
+                                    False,
+                                ]
+                            }
+                        },
+                    ],
                 },
-            ],
+            ]
         },
     ),
     (
