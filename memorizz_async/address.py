@@ -32,11 +32,13 @@ _NOT_IN_A_DATABASE = frozenset('/\\. "$@\0')
 class Address:
     """The parts of an address.
 
-    credentials: whether it names a user. database: None where the path is empty or names only where
+    user: the name where a password follows it, else empty: it may be a token. credentials: whether
+    it has either. database: None where the path is empty or names only where
     users are defined. options: (name in lower case, value) in their order.
     """
 
     scheme: str
+    user: str
     credentials: bool
     hosts: str
     path: str
@@ -74,7 +76,9 @@ def parse_address(uri: str) -> Address:
     database = unquote_plus(path)
     if _NOT_IN_A_DATABASE & set(database):
         raise _invalid("a path that is not the name of a database")
-    return Address(scheme, bool(at), hosts, database, tuple(_options_of(query)))
+    return Address(
+        scheme, user if password else "", bool(at), hosts, database, tuple(_options_of(query))
+    )
 
 
 def _options_of(query: str) -> list[tuple[str, str]]:

@@ -157,7 +157,7 @@ class DuplicateMemoryError(DatabaseError):
 class WriteError(DatabaseError):
     """Some rows of a write were not written.
 
-    `failed` maps the position of each row in the caller's list to the server's words; every other
+    `failed` maps the position of each row in the caller's list to the code and what it means; every other
     row was written and its id stands in `written_ids` under its position.
     """
 

@@ -69,6 +69,7 @@ _OPTIONS = {
 
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$.-]{0,31}|\d{1,3}|")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DATABASE = re.compile(r"[A-Za-z0-9_-]{1,63}")
 _LONGEST_NUMBER = 64
 """Bits: Python refuses to write a very long one."""
@@ -95,7 +96,8 @@ def redact_uri(uri: str) -> str:
 
 
 def _shown_address(address: Address, rest: str) -> str:
-    who = f"{HIDDEN}@" if address.credentials else ""
+    user = f"{address.user}:" if _USER.fullmatch(address.user) else ""
+    who = f"{user}{HIDDEN}@" if address.credentials else ""
     before, question, _ = rest.partition("?")
     slash = "/" if "/" in before else ""
     path = address.path if _DATABASE.fullmatch(address.path) else HIDDEN if address.path else ""
