@@ -1078,7 +1078,7 @@ except memorizz_async.MissingDependencyError as error:
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
-    assert "memorizz-async[memorizz]" in shown
+    assert '".[memorizz]"' in shown
     assert "PolyForm Noncommercial" in shown
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 from memorizz_async.errors import InvalidInputError
 from memorizz_async.memory_provider.mongodb.pipelines import STAGED
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, stored_values
+from memorizz_async.redaction import shown
 
 Row = dict[str, Any]
 
@@ -95,7 +96,7 @@ def changed_fields(
         if rest and (root in _WHOLE or root in _RECORD):
             raise InvalidInputError(
                 "A change names a part of a field that has none",
-                seen=repr(name),
+                seen=shown(name, word=True),
                 fix=f"set {root!r} as a whole",
             )
     check_overlap(given)
@@ -111,7 +112,7 @@ def check_path(name: Any, error: type[InvalidInputError] = InvalidInputError) ->
     if any(not part or part.startswith("$") or "\0" in part for part in parts):
         raise error(
             "A key names no field of a row",
-            seen=_shown(name),
+            seen=shown(name, word=True),
             fix="write {'name': 'value'}, or {'metadata.name': 'value'} for a part; operators are "
             "not taken here",
         )
@@ -146,15 +147,11 @@ def _check_name(name: Any) -> None:
     if bad or "\0" in name:
         raise InvalidInputError(
             "A field of a memory has a name that MongoDB does not take, or takes for a path",
-            seen=_shown(name),
+            seen=shown(name, word=True),
             fix="leave out dots, and $ at the beginning; nest what belongs together",
         )
     if _is_internal(name):
         raise _taken(name)
-
-
-def _shown(name: Any) -> str:
-    return repr(name) if isinstance(name, str | int) else f"a {type(name).__name__}"
 
 
 def _is_internal(name: str) -> bool:
@@ -178,7 +175,8 @@ def check_overlap(names: Iterable[str]) -> None:
             whole = ".".join(parts[:length])
             if whole in given:
                 raise InvalidInputError(
-                    "Changes name a field and a part of it", seen=f"{whole!r} and {name!r}"
+                    "Changes name a field and a part of it",
+                    seen=f"{shown(whole, word=True)} and {shown(name, word=True)}",
                 )
 
 

@@ -313,7 +313,7 @@ def answer_by_words(
         request.trace.found_by = [
             (FoundBy(NAME, rank, score),) for rank, (_, score) in enumerate(found, start=1)
         ]
-    rows = [({**row, "text_score": score}, score / (1 + score)) for row, score in found]
+    rows = [({**row, TEXT_SCORE: score}, score / (1 + score)) for row, score in found]
     return SearchAnswer(NAME, rows, unsearchable, mode="text")
 
 

@@ -242,7 +242,7 @@ def _names_type(own: str, memory_type: str) -> bool:
 
 def _is_type(own: Any, memory_type: str) -> bool:
     """Whether a row says of itself that it is of this type, as memorizz's rows do."""
-    return isinstance(own, str) and _names_type(own, memory_type)
+    return type(own) is str and _names_type(own, memory_type)
 
 
 def public_embedding(stored: Any) -> list[float] | None:

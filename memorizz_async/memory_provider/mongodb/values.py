@@ -23,6 +23,7 @@ from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE, UuidRepresentation
 from bson.errors import BSONError
 
 from memorizz_async.errors import InvalidInputError
+from memorizz_async.redaction import shown
 
 Codec = CodecOptions[Any]
 DEFAULT_CODEC: Final[Codec] = CodecOptions(tz_aware=True)
@@ -224,7 +225,7 @@ def _not_storable(name: str, value: Any, error: Exception) -> InvalidInputError:
         f": {error}" if isinstance(error, _NotStorableError) else ""
     )  # others may quote the value
     return InvalidInputError(
-        f"The field {name!r} of a memory holds a value that MongoDB cannot store{reason}",
+        f"The field {shown(name, word=True)} of a memory holds a value that MongoDB cannot store{reason}",
         seen=f"a {type(value).__name__}",
         fix="use strings (valid Unicode), numbers of at most 64 bits, datetimes, lists, and "
         "mappings with strings as keys",
