@@ -157,8 +157,8 @@ class DuplicateMemoryError(DatabaseError):
 class WriteError(DatabaseError):
     """Some rows of a write were not written.
 
-    `failed` maps the position of each row in the caller's list to the code and what it means; every other
-    row was written and its id stands in `written_ids` under its position.
+    `failed` maps the position of each row in the caller's list to the code and what it means; every
+    other row was written and its id stands in `written_ids` under its position.
     """
 
     def __init__(

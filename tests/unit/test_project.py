@@ -265,6 +265,7 @@ NOT_MAPPED = {
     "_close_stream": "has no errors: the server forgets a stream by itself",
     "_write": "runs inside mongomock's `write_many`, which maps",
     "_find_server": "runs inside the decorator itself, and inside raw_batches",
+    "_translated": "is what maps",
 }
 
 
