@@ -197,3 +197,21 @@ def test_a_recall_can_be_filtered_and_explained(
     with pytest.raises(SystemExit):
         cli.main(["recall", "tea", "--memory-id", "me", "--filter", "{"])
     assert "not JSON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recall", "q", "--memory-id", "m", "mongodb://root:Zq7@h"],
+        ["recall", "q", "--memory-id", "m", "--limit", "root:Zq7@h"],
+        ["recall", "q", "--memory-id", "m", "--type", "root:Zq7@h"],
+        ["mongodb://root:Zq7@h"],
+    ],
+)
+def test_a_usage_error_repeats_no_address(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """argparse would, where it stands in the wrong place."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert "Zq7" not in capsys.readouterr().err
