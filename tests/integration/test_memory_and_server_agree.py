@@ -85,7 +85,7 @@ class Model:
         if isinstance(user, str) and user != "unset":
             whose = {"$or": [{"user_id": user}, {"user_id": None}]}
         wanted = parse_filter(asked["filter"], fields_by_type(FIELDS)[KIND])
-        alive = {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}
+        alive = {"expires_at": {"$not": {"$lte": NOW}}}  # what is no date never expires
         self.where = {"$and": [{"memory_id": asked["memory_id"]}, whose, alive, for_find(wanted)]}
         self.collection = collection
         query = np.array(asked["query_embedding"], np.float64)
@@ -96,8 +96,6 @@ class Model:
         for row in collection.find(self.where, {"embedding": 1}).sort("_id", 1):
             self.ids.append(str(row["_id"]))
             if not row.get("embedding", ()) and row.get("embedding") not in ([], {}):
-                continue
-            if isinstance(row["embedding"], list) and None in row["embedding"]:
                 continue
             score = self.score(row["embedding"], query)
             if score is None:
@@ -183,7 +181,7 @@ class Comparer:
         model = Model(self.collection, asked)
         expected = model.expected() if rows or asked["mode"] != "hybrid" else model.best()
         which = {"vector": 1, "text": 1, "hybrid": 3}[asked["mode"]]
-        found = [(row[0], row[which]) for row in rows]
+        found = [(str(row[0]), row[which]) for row in rows]
         assert len(found) == min(asked["limit"], len(expected)), asked
         value_of, place_of = dict(expected), {key: at for at, key in enumerate(model.ids)}
         for (row_id, value), (_, best) in zip(found, expected, strict=False):

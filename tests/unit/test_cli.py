@@ -355,3 +355,21 @@ def test_an_interrupt_while_a_model_loads_ends_the_program_with_one_line() -> No
     _, err = started.communicate(timeout=10)
     assert started.returncode == 130
     assert err.strip() == "interrupted"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recall", "q", "--memory-id", "m", "mongodb://root:Zq7@h"],
+        ["recall", "q", "--memory-id", "m", "--limit", "root:Zq7@h"],
+        ["recall", "q", "--memory-id", "m", "--type", "root:Zq7@h"],
+        ["mongodb://root:Zq7@h"],
+    ],
+)
+def test_a_usage_error_repeats_no_address(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Argparse would, where it stands in the wrong place."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments)
+    assert "Zq7" not in capsys.readouterr().err

@@ -69,7 +69,7 @@ def test_an_enum_counts_by_its_value_then_by_its_name() -> None:
 
 @pytest.mark.parametrize("value", ["", "memory", Foreign.NEITHER, None, 3, [], {}, b"summaries"])
 def test_what_is_no_type_is_refused_with_the_list(value: Any) -> None:
-    """The error lists every type that exists, and shows what was given."""
+    """The error lists every type that exists, and shows what was given, or its type."""
     with pytest.raises(UnknownMemoryTypeError) as caught:
         memory_type_of(value)
     assert shown(value, word=True) in str(caught.value)

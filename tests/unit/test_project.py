@@ -264,8 +264,8 @@ NOT_MAPPED = {
     "_next_changes": "runs inside `watch`, which maps",
     "_close_stream": "has no errors: the server forgets a stream by itself",
     "_write": "runs inside mongomock's `write_many`, which maps",
-    "_translated": "is what maps, in the decorator and across a yield",
     "_find_server": "runs inside the decorator itself, and inside raw_batches",
+    "_translated": "is what maps",
 }
 
 

@@ -187,7 +187,7 @@ class HybridSearch:
         """Rank the rows that both searches bring."""
         # With vectors: a row found by its words alone is compared without another trip.
         with_vectors = replace(wide, include_embedding=True)
-        by_words, by_vector = await _both(self._words(with_vectors), _or_report(prepared.search()))
+        by_words, by_vector = await _both(self._words(with_vectors), _or_report(prepared))
         if by_vector.unsearchable is not None and not by_vector.rows:
             return self._words_alone(by_words, by_vector.unsearchable)
         if isinstance(by_words, str):
@@ -293,10 +293,10 @@ class HybridSearch:
         trace.found_by = [ways[one.key] for one in won]
 
 
-async def _or_report(search: Awaitable[SearchAnswer]) -> SearchAnswer:
+async def _or_report(prepared: PreparedSearch) -> SearchAnswer:
     """The answer; without rows where no vector of the scope can be compared."""
     try:
-        return await search
+        return await prepared.search()
     except EmbeddingModelMismatchError:
         raise
     except StoredEmbeddingError as report:

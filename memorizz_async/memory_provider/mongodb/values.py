@@ -225,7 +225,8 @@ def _not_storable(name: str, value: Any, error: Exception) -> InvalidInputError:
         f": {error}" if isinstance(error, _NotStorableError) else ""
     )  # others may quote the value
     return InvalidInputError(
-        f"The field {shown(name, word=True)} of a memory holds a value that MongoDB cannot store{reason}",
+        f"The field {shown(name, word=True)} of a memory holds a value that MongoDB cannot "
+        f"store{reason}",
         seen=f"a {type(value).__name__}",
         fix="use strings (valid Unicode), numbers of at most 64 bits, datetimes, lists, and "
         "mappings with strings as keys",

@@ -72,6 +72,8 @@ def spawn(folder: DataFolder) -> ProcessMark | None:
 
 def watch(folder: DataFolder) -> None:
     """Return once the server of the folder has ended; stop it once nobody uses it."""
+    if not folder.path.is_dir():  # deleted already; the lock would make it again
+        return
     # The lock is free once the program that starts the server has taken its lease, or has ended.
     with folder.locked(_LOCK_TIMEOUT_S):
         server = folder.running()
