@@ -56,23 +56,31 @@ def stored_values(
 
     Raises InvalidInputError, which names the field and never shows a value.
     """
-    copier = _Copier(codec, dots)
+    stored = _stored(fields, _Copier(codec, dots), more_bytes)
+    if isinstance(stored, InvalidInputError):
+        raise stored  # here, outside of any `except`: what BSON says quotes values
+    return stored
+
+
+def _stored(
+    fields: Mapping[str, Any], copier: _Copier, more_bytes: int
+) -> dict[str, Any] | InvalidInputError:
     copy: dict[str, Any] = {}
     for name, value in fields.items():
         try:
             copy[name] = value if type(value) in _SCALARS else copier.copy(value, 2)
             if type(value) is bson.Timestamp and not (value.time or value.inc):
                 raise _NotStorableError("the server replaces an empty Timestamp by its own time")
-        except InvalidInputError:  # a ValueError, too
-            raise
+        except InvalidInputError as error:  # a ValueError, too
+            return error
         except _FAILURES as error:
-            raise _not_storable(name, value, error) from None
+            return _not_storable(name, value, error)
     try:
         check_size(copy, more_bytes)
-    except InvalidInputError:
-        raise
+    except InvalidInputError as error:
+        return error
     except _FAILURES as error:
-        raise _first_not_storable(copy, fields, error) from None
+        return _first_not_storable(copy, fields, error)
     return copy
 
 
