@@ -15,6 +15,7 @@ from pymongo.driver_info import DriverInfo
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import MissingDependencyError
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
+from memorizz_async.memory_provider.mongodb.driver.pool import pool_options
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
 from memorizz_async.memory_provider.mongodb.driver.translation import bad_uri, translate
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
@@ -51,7 +52,7 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
     try:
         if name == "pymongo":
             info = DriverInfo("memorizz-async")  # Motor says its own
-            client = pymongo.AsyncMongoClient(address, driver=info, **options)
+            client = pymongo.AsyncMongoClient(address, driver=info, **options, **pool_options())
             return MongoDriver(client, config, shown)
         from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - an optional part
 
