@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
 from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.fork import ForkSafeLock
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _default: AsyncEmbeddingProvider | None = None
 _settings: dict[str, Any] = {}
 

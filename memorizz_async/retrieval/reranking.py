@@ -15,6 +15,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ModelLoadError,
 )
+from memorizz_async.fork import use_models_here
 
 
 @runtime_checkable
@@ -41,9 +42,16 @@ class CrossEncoderReranker:
         self._batch_size = batch_size
         self._loaded: Any = None if isinstance(model, str) else model
         self._one_at_a_time = threading.Lock()  # taken in worker threads only
+        if self._loaded is not None:
+            use_models_here()
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The model's scores, one a text. Raises EmbeddingError where it fails."""
+        """The model's scores, one a text.
+
+        Raises EmbeddingError where it fails, and LifecycleError in a process that was forked after
+        a model had been used.
+        """
+        use_models_here()  # before the lock, which may have been held at the fork
         return await asyncio.to_thread(self._scores, query, list(texts))
 
     def _scores(self, query: str, texts: list[str]) -> list[float]:

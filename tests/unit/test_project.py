@@ -96,6 +96,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "enums",
             "config",
             "deadline",
+            "fork",
+            "loop_close",
             "markup",
             "notebook",
             "slices",

@@ -15,6 +15,7 @@ from typing import Any
 
 from memorizz_async.embeddings.protocol import Batch, ModelInfo, Prompts, WholeBatchError
 from memorizz_async.errors import ConfigurationError, EmbeddingError
+from memorizz_async.fork import reset_in_child
 
 # How often a thread that waits for a coroutine looks whether the loop is still there.
 _LOOK_SECONDS = 0.2
@@ -58,6 +59,11 @@ class FunctionBackend:
         self._lock = threading.Lock()
         self._running: set[concurrent.futures.Future[Any]] = set()
         self._cancelled = False
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """The coroutines that run are the parent's."""
+        self._lock, self._running = threading.Lock(), set()
 
     def open(self) -> ModelInfo:
         """Nothing to load."""

@@ -22,6 +22,7 @@ from memorizz_async.embeddings.protocol import (
     WholeBatchError,
 )
 from memorizz_async.errors import ConfigurationError, EmbeddingError, MissingDependencyError
+from memorizz_async.fork import keep_in_child, reset_in_child
 
 if TYPE_CHECKING:
     import httpx
@@ -87,6 +88,12 @@ class OpenAIBackend:
         self._client: httpx.AsyncClient | None = None
         self._requests = 0
         self._retries = 0
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """The connections are the parent's: the next request makes a client."""
+        keep_in_child(self._client)
+        self._client = None
 
     def __repr__(self) -> str:
         return f"OpenAIBackend({self.model_name!r}, host={self._host!r})"
@@ -94,15 +101,14 @@ class OpenAIBackend:
     def open(self) -> ModelInfo:
         """Make the client; nothing is sent before the first batch."""
         try:
-            httpx = importlib.import_module("httpx")
+            importlib.import_module("httpx")
         except ImportError as error:
             raise MissingDependencyError(
                 "OpenAIBackend requires httpx",
                 seen=str(error),
                 fix='pip install "memorizz-async[openai]"',
             ) from error
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        self._client = httpx.AsyncClient(headers=headers, timeout=self._timeout)
+        self._client = self._new_client()
         return ModelInfo(
             self.model_name, self._host, self._dimensions, self._prompts, source=self._host
         )
@@ -137,7 +143,8 @@ class OpenAIBackend:
     async def _post(self, body: dict[str, Any]) -> list[Any]:
         import httpx  # noqa: PLC0415 - an extra; `open` has said so where it is missing
 
-        assert self._client is not None
+        if self._client is None:  # in a forked child
+            self._client = self._new_client()
         failure = ""
         for attempt in range(self._max_retries + 1):
             self._requests += 1
@@ -162,6 +169,12 @@ class OpenAIBackend:
             seen=f"{failure}, after {attempt + 1} tries",
             fix="check that it runs and that its rate limit is not used up",
         )
+
+    def _new_client(self) -> httpx.AsyncClient:
+        import httpx  # noqa: PLC0415 - an extra; `open` has said so where it is missing
+
+        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        return httpx.AsyncClient(headers=headers, timeout=self._timeout)
 
     def _read(self, response: httpx.Response) -> list[Any]:
         if response.status_code == _TOO_LARGE:

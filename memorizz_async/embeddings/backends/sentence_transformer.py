@@ -23,13 +23,16 @@ from memorizz_async.embeddings.protocol import (
     Matrix,
     ModelInfo,
     TokenCount,
+    WholeBatchError,
 )
 from memorizz_async.errors import (
     ConfigurationError,
     EmbeddingError,
+    LifecycleError,
     MissingDependencyError,
     ModelLoadError,
 )
+from memorizz_async.fork import inherits_models, keep_in_child, use_models_here
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -104,6 +107,7 @@ class SentenceTransformerBackend:
 
     def open(self) -> ModelInfo:
         """Import torch, find the weights, load them on the device."""
+        use_models_here()
         torch, sentence_transformers = _import("torch"), _import("sentence_transformers")
         device = choose_device(torch, self._device)
         weights = find_weights(self.model_name, self._revision)
@@ -150,6 +154,10 @@ class SentenceTransformerBackend:
 
     def embed(self, batch: Batch) -> Matrix:
         """One forward pass over all texts of the batch."""
+        try:
+            use_models_here()
+        except LifecycleError as error:
+            raise WholeBatchError from error
         with self._tokenizing:
             return self._vectors(list(batch.texts), batch)
 
@@ -175,7 +183,7 @@ class SentenceTransformerBackend:
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """How many tokens the model reads of each text; none where its tokenizer is slow."""
-        tokenizer: Any = getattr(self._model, "tokenizer", None)
+        tokenizer: Any = None if inherits_models() else getattr(self._model, "tokenizer", None)
         if not getattr(tokenizer, "is_fast", False):
             return []
         counted = tokenizer(
@@ -195,6 +203,9 @@ class SentenceTransformerBackend:
 
     def close(self) -> None:
         """Let go of the model and of the memory that the device keeps for it."""
+        if inherits_models():
+            keep_in_child(self._model)  # freeing it would call the device
+            return
         self._model = None
         if self._torch is not None:
             self._free_device_memory()
@@ -204,7 +215,11 @@ class SentenceTransformerBackend:
         return {"truncated": self._truncated}
 
     def token_counter(self) -> TokenCount | None:
-        """Counts with a copy of the model's tokenizer, without the tokens that frame a text."""
+        """Counts with a copy of the model's tokenizer, without the tokens that frame a text.
+
+        Raises LifecycleError in a process that was forked after a model had been used.
+        """
+        use_models_here()  # before the lock, which may have been held at the fork
         with self._tokenizing:
             if self._counter is None:
                 self._counter = _counter_of(getattr(self._model, "tokenizer", None))
@@ -253,6 +268,7 @@ def _counter_of(tokenizer: Any) -> TokenCount | None:
     one_at_a_time = threading.Lock()  # taken in worker threads only
 
     def count(text: str) -> int:
+        use_models_here()
         with one_at_a_time:
             tokens = own(
                 text,

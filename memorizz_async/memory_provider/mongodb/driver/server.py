@@ -321,6 +321,12 @@ class MongoDriver:
     async def close(self) -> None:
         await self._client.close()
 
+    def abandon(self) -> None:
+        """Let the client go where its event loop is closed, so that nothing can be awaited.
+
+        The garbage collector closes its sockets: their transports do it when they are collected.
+        """
+
     async def _aggregate(
         self, collection: str, pipeline: Sequence[Document], **options: Any
     ) -> Any:
