@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import MemorizzAsyncError
+from memorizz_async.errors import LifecycleError, MemorizzAsyncError
 from memorizz_async.memory_provider.mongodb.pipelines import touch_filter, touch_update
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 
@@ -79,5 +79,7 @@ class RecallTracker:
                         touch_update(count, self._last_recall),
                         deadline=deadline,
                     )
+                except LifecycleError:
+                    return  # in a forked child: the parent counts its recalls itself
                 except MemorizzAsyncError as error:
                     log.warning("recall counts of %d rows were not written: %s", len(ids), error)

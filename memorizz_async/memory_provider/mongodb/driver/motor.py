@@ -40,7 +40,8 @@ class MotorDriver(MongoDriver):
 
     async def close(self) -> None:
         # Motor closes on the calling thread: it says goodbye to the server and joins its monitors.
-        await in_new_thread(self._client.close)
+        if not self._inherited:
+            await in_new_thread(self._client.close)
 
     def abandon(self) -> None:
         """Close the client from a thread: it needs no event loop for that."""

@@ -23,7 +23,8 @@ from pymongo.write_concern import WriteConcern
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import ServerUnavailableError
+from memorizz_async.errors import LifecycleError, ServerUnavailableError
+from memorizz_async.fork import reset_in_child
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
     CHANGE_CODEC,
@@ -85,6 +86,12 @@ class MongoDriver:
         self._client = client
         self._database = client[config.db_name]
         self._selection_ms = config.server_selection_timeout_ms
+        self._inherited = False
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """The client is the parent's: here it does nothing any more."""
+        self._inherited = True
 
     def knows_a_server(self) -> bool:
         known: bool = self._client.topology_description.has_readable_server(
@@ -178,11 +185,11 @@ class MongoDriver:
                 yield batch
         finally:
             try:
-                if cursor is not None:
+                if cursor is not None and not self._inherited:
                     with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
                         await cursor.close()
             finally:
-                if session is not None:
+                if session is not None and not self._inherited:
                     with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
                         await session.end_session()
 
@@ -223,7 +230,7 @@ class MongoDriver:
                 # There may be more of this very time: several rows of one write can share one.
                 yield ChangeBatch(events, token, just_before(at) if more else at, more)
         finally:
-            if stream is not None:
+            if stream is not None and not self._inherited:
                 await self._close_stream(stream)
 
     @mapped
@@ -319,7 +326,8 @@ class MongoDriver:
             return reply
 
     async def close(self) -> None:
-        await self._client.close()
+        if not self._inherited:
+            await self._client.close()
 
     def abandon(self) -> None:
         """Let the client go where its event loop is closed, so that nothing can be awaited.
@@ -365,6 +373,11 @@ class MongoDriver:
         """
         if self.knows_a_server():
             return
+        if self._inherited:  # a client that has been reset by a fork knows no server
+            raise LifecycleError(
+                "A call that began before the process was forked cannot go on in the child",
+                fix="call from an event loop that was made in this process",
+            )
         preference = self._client.read_preference
         within = min(deadline.remaining_s("looking for a server"), self._selection_ms / 1000)
         with pymongo.timeout(within):
