@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import weakref
-from typing import Protocol
+from typing import NoReturn, Protocol, Self
 
 from memorizz_async.errors import LifecycleError
 
@@ -38,7 +38,25 @@ def reset_in_child(resettable: Resettable) -> None:
     _objects.add(resettable)
 
 
-class ForkSafeLock:
+class ProcessBound:
+    """Base of what belongs to one process: it cannot be pickled or copied deeply."""
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Raise LifecycleError: connections, threads and locks cannot be copied."""
+        raise LifecycleError(
+            f"Objects of {type(self).__name__} cannot be pickled or copied deeply",
+            seen="connections, threads or locks of this process",
+            fix="pass what it is made from, such as the MongoDBConfig, and make another one there",
+        )
+
+    def __copy__(self) -> Self:
+        """Another object that shares everything, and so is closed together with this one."""
+        other = self.__class__.__new__(self.__class__)
+        other.__dict__.update(self.__dict__)
+        return other
+
+
+class ForkSafeLock(ProcessBound):
     """A lock that is free in a child, whoever held it in the parent."""
 
     def __init__(self) -> None:

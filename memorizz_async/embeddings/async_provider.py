@@ -23,6 +23,7 @@ from memorizz_async.embeddings.tier import PatientTier, SecondTier, check_lastin
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.embeddings.work_queue import WorkQueue
 from memorizz_async.errors import ConfigurationError, LifecycleError
+from memorizz_async.fork import ProcessBound
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, TokenCount, Vector
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _MIB = 1024 * 1024
 
 
-class AsyncEmbeddingProvider(Managed):
+class AsyncEmbeddingProvider(ProcessBound, Managed):
     """Turns texts into vectors without blocking the event loop.
 
     One provider can be used from any number of event loops and threads at the same time: texts that

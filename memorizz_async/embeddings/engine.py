@@ -23,7 +23,7 @@ from memorizz_async.embeddings.tier import PatientTier
 from memorizz_async.embeddings.work_queue import Item, WorkQueue, padded_tokens
 from memorizz_async.embeddings.workers import Workers
 from memorizz_async.errors import ClosedError, MemorizzAsyncError, OverloadedError
-from memorizz_async.fork import reset_in_child
+from memorizz_async.fork import ProcessBound, reset_in_child
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -34,7 +34,7 @@ _ADMIT_AT_ONCE = 256
 _COUNT_AT_ONCE = 256
 
 
-class Engine:
+class Engine(ProcessBound):
     """Admits texts, batches them, answers.
 
     identity: whatever changes a vector besides prompt and text; part of every cache key.

@@ -15,7 +15,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ModelLoadError,
 )
-from memorizz_async.fork import use_models_here
+from memorizz_async.fork import ProcessBound, use_models_here
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class Reranker(Protocol):
         ...
 
 
-class CrossEncoderReranker:
+class CrossEncoderReranker(ProcessBound):
     """A sentence-transformers CrossEncoder, which reads query and text together.
 
     model: a name or a folder, loaded on first use, or a CrossEncoder that is loaded already.

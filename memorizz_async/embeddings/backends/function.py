@@ -15,14 +15,14 @@ from typing import Any
 
 from memorizz_async.embeddings.protocol import Batch, ModelInfo, Prompts, WholeBatchError
 from memorizz_async.errors import ConfigurationError, EmbeddingError
-from memorizz_async.fork import reset_in_child
+from memorizz_async.fork import ProcessBound, reset_in_child
 
 # How often a thread that waits for a coroutine looks whether the loop is still there.
 _LOOK_SECONDS = 0.2
 _ASYNC_WORKERS = 4
 
 
-class FunctionBackend:
+class FunctionBackend(ProcessBound):
     """Calls `function` with a list of texts; it returns one vector for each, in order.
 
     model_name: what rows carry as `embedding_model`; left out, where the function is defined. Give

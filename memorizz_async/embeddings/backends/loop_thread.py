@@ -8,13 +8,13 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from memorizz_async.fork import keep_in_child, reset_in_child
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 from memorizz_async.threaded_loop import start_loop, stop_loop
 
 T = TypeVar("T")
 
 
-class LoopThread:
+class LoopThread(ProcessBound):
     """Runs coroutines for other threads, and can cancel them all at once.
 
     Started at the first `run`. `cancel` may come from any thread and any number of times; after it,

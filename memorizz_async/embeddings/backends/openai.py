@@ -22,7 +22,7 @@ from memorizz_async.embeddings.protocol import (
     WholeBatchError,
 )
 from memorizz_async.errors import ConfigurationError, EmbeddingError, MissingDependencyError
-from memorizz_async.fork import keep_in_child, reset_in_child
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 
 if TYPE_CHECKING:
     import httpx
@@ -38,7 +38,7 @@ _LONGEST_WAIT = 30.0
 _LONGEST_RETRY_AFTER = 60.0
 
 
-class OpenAIBackend:
+class OpenAIBackend(ProcessBound):
     """POSTs to `{base_url}/embeddings`.
 
     model_name: as the service knows it.

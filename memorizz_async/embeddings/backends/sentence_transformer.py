@@ -32,7 +32,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ModelLoadError,
 )
-from memorizz_async.fork import inherits_models, keep_in_child, use_models_here
+from memorizz_async.fork import ProcessBound, inherits_models, keep_in_child, use_models_here
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -46,7 +46,7 @@ _GPU_BATCH = (256, 32_768)
 _OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-class SentenceTransformerBackend:
+class SentenceTransformerBackend(ProcessBound):
     """A model by its name on the hub, or by its folder.
 
     model_name: `sentence-transformers/all-MiniLM-L6-v2`, `intfloat/e5-small-v2`, `/a/folder`, …

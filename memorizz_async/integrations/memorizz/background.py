@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from memorizz_async.errors import ClosedError, LifecycleError
-from memorizz_async.fork import keep_in_child, reset_in_child
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 from memorizz_async.threaded_loop import start_loop, stop_loop
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ _FINISH_S = 10.0
 """How long close waits for calls that are under way before it cancels them."""
 
 
-class BackgroundLoop:
+class BackgroundLoop(ProcessBound):
     """Runs coroutines for other threads (`run`) and for other event loops (`run_async`).
 
     The thread starts at the first call, and is joined by `close`.

@@ -8,6 +8,7 @@ from typing import Any
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.integrations.memorizz.aio import SharedProvider
 from memorizz_async.integrations.memorizz.background import BackgroundLoop
 from memorizz_async.integrations.memorizz.documents import Record, shown
@@ -18,7 +19,7 @@ from memorizz_async.memory_provider.mongodb.scope import Scoped
 from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm
 
 
-class AdapterCore:
+class AdapterCore(ProcessBound):
     """The provider behind the adapter, the loop that it runs on, and its embedder."""
 
     def __init__(

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memorizz_async.errors import LifecycleError
+from memorizz_async.fork import ProcessBound
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Embedder
     from memorizz_async.integrations.memorizz.background import BackgroundLoop
 
 
-class MemorizzEmbeddings:
+class MemorizzEmbeddings(ProcessBound):
     """What `memorizz.embeddings.set_global_embedding_manager` takes, from any thread.
 
     The texts that several threads ask for at once go to the model together.

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import ClosedError, InvalidURIError
-from memorizz_async.fork import keep_in_child, reset_in_child
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 from memorizz_async.loop_close import run_before_close
 from memorizz_async.memory_provider.mongodb.driver import (
     memory_database,
@@ -89,7 +89,7 @@ class _LoopEntry:
         """Takes back what is to be done before the loop is closed."""
 
 
-class Connection:
+class Connection(ProcessBound):
     """The sessions of one provider, and the database behind `local` and `memory://`."""
 
     def __init__(self, config: MongoDBConfig) -> None:

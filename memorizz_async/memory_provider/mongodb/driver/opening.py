@@ -14,6 +14,7 @@ from pymongo.driver_info import DriverInfo
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import MissingDependencyError
+from memorizz_async.memory_provider.mongodb.driver.listeners import with_logged_listeners
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.pool import pool_options
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
@@ -48,6 +49,7 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
         "tz_aware": True,
         "appname": "memorizz-async",
     }
+    options = with_logged_listeners(options)
     name = installed_driver(config)
     try:
         if name == "pymongo":

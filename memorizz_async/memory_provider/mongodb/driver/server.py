@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
@@ -24,7 +25,6 @@ from pymongo.write_concern import WriteConcern
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.errors import LifecycleError, ServerUnavailableError
-from memorizz_async.fork import reset_in_child
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
     CHANGE_CODEC,
@@ -86,12 +86,12 @@ class MongoDriver:
         self._client = client
         self._database = client[config.db_name]
         self._selection_ms = config.server_selection_timeout_ms
-        self._inherited = False
-        reset_in_child(self)
+        self._process = os.getpid()
 
-    def reset_after_fork(self) -> None:
-        """The client is the parent's: here it does nothing any more."""
-        self._inherited = True
+    @property
+    def _inherited(self) -> bool:
+        """Whether this process was forked from the client's: here it does nothing any more."""
+        return self._process != os.getpid()
 
     def knows_a_server(self) -> bool:
         known: bool = self._client.topology_description.has_readable_server(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
 from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Embedder
 
 
-class ProviderCore:
+class ProviderCore(ProcessBound):
     """One database and its sessions, one a loop; see AsyncMongoDBProvider for the arguments."""
 
     def __init__(
