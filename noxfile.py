@@ -1,4 +1,5 @@
-"""The project's commands: `nox -s demo`, `tests`, `lint`, `types`, `bench`, `docs`, `upstream`.
+"""The project's commands: `nox -s demo`, `tests`, `slow`, `lint`, `types`, `bench`, `docs`,
+`upstream`.
 
 Each session makes an environment of its own and installs what it needs, so that a fresh machine
 with Python and nox is enough.
@@ -43,6 +44,14 @@ def tests(session: nox.Session) -> None:
     """The whole suite, against a real mongod and the real model."""
     install(session, "dev")
     session.run("pytest", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The random tests that are marked `slow`, ten times longer than in the suite."""
+    install(session, "dev")
+    longer = {"HF_HUB_OFFLINE": "1", "MEMORIZZ_ASYNC_TEST_SIZE": "10"}
+    session.run("pytest", "-m", "slow", *session.posargs, env=longer)
 
 
 @nox.session
