@@ -54,9 +54,11 @@ class _ClosingLoop:
         loop = self._loop()
         # Without a loop it is being collected, with all that belongs to it. In a forked child the
         # connections are the parent's. A running loop refuses to be closed.
-        if self.works and loop is not None and self._process == os.getpid() and _can_run(loop):
-            self._do_work(loop)
-        self._close()
+        try:
+            if self.works and loop is not None and self._process == os.getpid() and _can_run(loop):
+                self._do_work(loop)
+        finally:
+            self._close()
 
     def _do_work(self, loop: asyncio.AbstractEventLoop) -> None:
         log.debug("an event loop is closed before what uses it: closing that first")
@@ -73,7 +75,7 @@ class _ClosingLoop:
         works, self.works = list(self.works.values()), {}
         try:
             loop.run_until_complete(_all_of(works))
-        except Exception as error:  # noqa: BLE001 - the loop is closed anyway
+        except (Exception, asyncio.CancelledError) as error:  # the loop is closed anyway
             log.debug("closing before an event loop failed: %s", type(error).__name__)
 
 

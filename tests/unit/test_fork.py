@@ -44,7 +44,7 @@ def in_child(work: Callable[[], str]) -> str:
     if child == 0:
         try:
             theirs.send(work())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the parent shows it
             theirs.send(f"{type(error).__name__}: {error}")
         os._exit(0)
     try:
