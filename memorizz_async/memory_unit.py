@@ -12,6 +12,7 @@ from memorizz_async.enums import ApplicationMode, MemoryType
 from memorizz_async.enums.application_mode import application_mode_of
 from memorizz_async.enums.memory_type import name_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
@@ -26,7 +27,7 @@ from memorizz_async.vectors import EmbeddingLike
 DEFAULT_LIMIT = 5
 
 
-class MemoryUnit(Summarized):
+class MemoryUnit(ProcessBound, Summarized):
     """Recall over the memory types of an application, and writing one memory.
 
     application_mode: `conversational`, or memorizz's `assistant`, `workflow`, `deep_research`, as a

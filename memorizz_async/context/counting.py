@@ -8,7 +8,7 @@ import inspect
 from typing import Any
 
 from memorizz_async.embeddings.protocol import TokenCount
-from memorizz_async.errors import ConfigurationError, MissingDependencyError
+from memorizz_async.errors import ConfigurationError, MemorizzAsyncError, MissingDependencyError
 from memorizz_async.installing import how_to_install_package
 
 _TIKTOKEN = "o200k_base"  # of GPT-4o and what came after it
@@ -31,6 +31,8 @@ class TokenCounter:
         """
         try:
             tokens: Any = self._count(text)
+        except MemorizzAsyncError:
+            raise
         except Exception as error:
             raise ConfigurationError(
                 "count_tokens failed",

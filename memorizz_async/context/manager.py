@@ -18,6 +18,7 @@ from memorizz_async.context.window import ContextReport, ContextWindow
 from memorizz_async.embeddings.protocol import TokenCount
 from memorizz_async.enums.memory_type import memory_type_of, name_of
 from memorizz_async.errors import ClosedError, ConfigurationError, InvalidInputError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.async_provider import AsyncMongoDBProvider
 from memorizz_async.memory_provider.mongodb.batch import OnError
@@ -39,7 +40,7 @@ from memorizz_async.validation import (
 Header = str | Callable[[], str | Awaitable[str]]
 
 
-class ContextWindowManager(Summarized):
+class ContextWindowManager(ProcessBound, Summarized):
     """Recalls memories of all types at once and packs them into a budget of tokens.
 
         async with ContextWindowManager(MongoDBConfig(), memory_id="ada", budget=1500) as manager:

@@ -28,6 +28,7 @@ from memorizz_async.embeddings.tier import (
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.embeddings.work_queue import WorkQueue
 from memorizz_async.errors import ConfigurationError, InvalidInputError, LifecycleError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_choice, checked_count, checked_flag, checked_seconds
 from memorizz_async.validation import checked_text as checked_name
@@ -40,7 +41,7 @@ _MIB = 1024 * 1024
 _ERROR = ConfigurationError
 
 
-class AsyncEmbeddingProvider(Managed):
+class AsyncEmbeddingProvider(ProcessBound, Managed):
     """Turns texts into vectors without blocking the event loop.
 
     One provider can be used from any number of event loops and threads at the same time: texts that

@@ -42,11 +42,9 @@ class VectorCache:
 
     def __init__(self, max_entries: int, max_bytes: int, ttl: float | None = None) -> None:
         self._max_entries = max_entries
-        self._entries: Any = (
-            LRUCache(max_bytes, getsizeof=_cost)
-            if ttl is None
-            else TTLCache(max_bytes, ttl, getsizeof=_cost)
-        )
+        self._max_bytes = max_bytes
+        self._ttl = ttl
+        self.clear()
         self.hits = 0
         self.misses = 0
         self.evictions = 0
@@ -81,7 +79,11 @@ class VectorCache:
         self.evictions += before - len(self._entries)
 
     def clear(self) -> None:
-        self._entries.clear()
+        self._entries: Any = (
+            LRUCache(self._max_bytes, getsizeof=_cost)
+            if self._ttl is None
+            else TTLCache(self._max_bytes, self._ttl, getsizeof=_cost)
+        )
 
 
 def _cost(vector: Vector) -> int:

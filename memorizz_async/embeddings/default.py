@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 from memorizz_async.embeddings.async_provider import AsyncEmbeddingProvider
 from memorizz_async.embeddings.vectors import checked_text, checked_texts
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.fork import ForkSafeLock
 from memorizz_async.validation import checked_count, checked_seconds
 from memorizz_async.validation import checked_text as checked_name
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _default: AsyncEmbeddingProvider | None = None
 _settings: dict[str, Any] = {}
 

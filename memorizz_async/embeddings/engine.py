@@ -23,6 +23,7 @@ from memorizz_async.embeddings.tier import PatientTier
 from memorizz_async.embeddings.work_queue import Item, WorkQueue, padded_tokens
 from memorizz_async.embeddings.workers import Workers
 from memorizz_async.errors import ClosedError, MemorizzAsyncError, OverloadedError
+from memorizz_async.fork import ProcessBound, reset_in_child
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
@@ -33,7 +34,7 @@ _ADMIT_AT_ONCE = 256
 _COUNT_AT_ONCE = 256
 
 
-class Engine:
+class Engine(ProcessBound):
     """Admits texts, batches them, answers.
 
     identity: whatever changes a vector besides prompt and text; part of every cache key.
@@ -55,6 +56,8 @@ class Engine:
     ) -> None:
         self._backend = backend
         self._identity = identity
+        self._max_workers = max_workers
+        self._idle_seconds = idle_seconds
         self._lock = threading.Lock()
         self._counters = Counters()
         self._ledger = Ledger(queue, cache, self._counters, max_queue)
@@ -71,15 +74,30 @@ class Engine:
             too_large=self._too_large,
             tried_again=self._tried_again,
         )
-        self._workers = Workers(
+        self._workers = self._new_workers()
+        reset_in_child(self)
+
+    def _new_workers(self) -> Workers:
+        return Workers(
             self._lock,
-            limit=max_workers,
-            idle_seconds=idle_seconds,
+            limit=self._max_workers,
+            idle_seconds=self._idle_seconds,
             has_work=self._has_work,
             work=self._work,
             at_end=self._close_backend,
             at_exit=self.shutdown,
         )
+
+    def reset_after_fork(self) -> None:
+        """Begin with an empty queue and without threads; the parent computes what it was asked.
+
+        The cache is emptied, too: another thread may have been changing it.
+        """
+        self._lock = threading.Lock()
+        self._load_calls, self._loading = [], False
+        self._ledger.reset()
+        self._counters.running = 0
+        self._workers = self._new_workers()
 
     @property
     def info(self) -> ModelInfo | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -29,6 +28,7 @@ from memorizz_async.embeddings.vectors import (
 )
 from memorizz_async.embeddings.work_queue import Item
 from memorizz_async.errors import EmbeddingError, MemorizzAsyncError
+from memorizz_async.fork import ForkSafeLock
 from memorizz_async.redaction import outline
 
 logger = logging.getLogger("memorizz_async.embeddings")
@@ -63,7 +63,7 @@ class Execution:
         self._still_wanted = still_wanted
         self._too_large = too_large
         self._tried_again = tried_again
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self.model_dimensions: int | None = None
         """What the model gives before it is cut; every batch must agree."""
 

@@ -152,11 +152,16 @@ class Ledger:
         answers = decide(calls, error)
         for item in self._flying.values():
             item.callers = {}
+        room = self._room
+        self.reset()
+        return answers, room
+
+    def reset(self) -> None:
+        """Forget every text and everybody who waits, and empty the cache."""
         self.queue.clear()
         self._flying.clear()
         self.cache.clear()
-        room, self._room = self._room, []
-        return answers, room
+        self._room = []
 
     def _land(self, item: Item) -> None:
         if self._flying.get(item.key) is item:

@@ -17,6 +17,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
     ModelLoadError,
 )
+from memorizz_async.fork import ProcessBound, use_models_here
 from memorizz_async.installing import how_to_install
 from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_count, checked_list, checked_text
@@ -42,7 +43,7 @@ def check_reranker(value: Any) -> None:
     )
 
 
-class CrossEncoderReranker:
+class CrossEncoderReranker(ProcessBound):
     """A sentence-transformers CrossEncoder, which reads query and text together.
 
     model: a name or a folder, loaded on first use, or a CrossEncoder that is loaded already.
@@ -64,12 +65,19 @@ class CrossEncoderReranker:
         self._batch_size = checked_count("batch_size", batch_size, error=ConfigurationError)
         self._loaded: Any = None if isinstance(model, str) else model
         self._one_at_a_time = threading.Lock()  # taken in worker threads only
+        if self._loaded is not None:
+            use_models_here()
 
     async def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
-        """The model's scores, one a text. Raises EmbeddingError where it fails."""
+        """The model's scores, one a text.
+
+        Raises EmbeddingError where it fails, and LifecycleError in a process that was forked after
+        a model had been used.
+        """
         wanted = checked_list("texts", texts)
         if not isinstance(query, str) or not all(isinstance(text, str) for text in wanted):
             raise InvalidInputError("query must be a string, and texts a list of strings")
+        use_models_here()  # before the lock, which may have been held at the fork
         return await asyncio.to_thread(self._scores, query, wanted)
 
     def _scores(self, query: str, texts: list[str]) -> list[float]:

@@ -98,6 +98,8 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "enums",
             "deadline",
+            "fork",
+            "loop_close",
             "markup",
             "notebook",
             "slices",

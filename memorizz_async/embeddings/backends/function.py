@@ -16,6 +16,7 @@ from typing import Any
 from memorizz_async.embeddings.prompts import check_prompts
 from memorizz_async.embeddings.protocol import Batch, ModelInfo, Prompts, WholeBatchError
 from memorizz_async.errors import ConfigurationError, EmbeddingError
+from memorizz_async.fork import ProcessBound, reset_in_child
 from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_count, checked_text
 
@@ -24,7 +25,7 @@ _LOOK_SECONDS = 0.2
 _ASYNC_WORKERS = 4
 
 
-class FunctionBackend:
+class FunctionBackend(ProcessBound):
     """Calls `function` with a list of texts; it returns one vector for each, in order.
 
     model_name: what rows carry as `embedding_model`; left out, where the function is defined. Give
@@ -67,6 +68,11 @@ class FunctionBackend:
         self._lock = threading.Lock()
         self._running: set[concurrent.futures.Future[Any]] = set()
         self._cancelled = False
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """The coroutines that run are the parent's."""
+        self._lock, self._running = threading.Lock(), set()
 
     def open(self) -> ModelInfo:
         """Nothing to load."""

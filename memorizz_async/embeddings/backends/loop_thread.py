@@ -8,12 +8,13 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 from memorizz_async.threaded_loop import start_loop, stop_loop
 
 T = TypeVar("T")
 
 
-class LoopThread:
+class LoopThread(ProcessBound):
     """Runs coroutines for other threads, and can cancel them all at once.
 
     Started at the first `run`. `cancel` may come from any thread and any number of times; after it,
@@ -27,6 +28,13 @@ class LoopThread:
         self._thread: threading.Thread | None = None
         self._running: set[concurrent.futures.Future[Any]] = set()
         self._cancelled = False
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """The thread is the parent's: the next `run` starts another."""
+        keep_in_child(self._loop)
+        self._lock, self._running = threading.Lock(), set()
+        self._loop = self._thread = None
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run it there, wait for it here."""

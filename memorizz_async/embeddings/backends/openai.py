@@ -23,6 +23,7 @@ from memorizz_async.embeddings.protocol import (
     WholeBatchError,
 )
 from memorizz_async.errors import ConfigurationError, EmbeddingError, MissingDependencyError
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 from memorizz_async.installing import how_to_install
 from memorizz_async.validation import checked_count, checked_seconds, checked_text
 
@@ -40,7 +41,7 @@ _LONGEST_WAIT = 30.0
 _LONGEST_RETRY_AFTER = 60.0
 
 
-class OpenAIBackend:
+class OpenAIBackend(ProcessBound):
     """POSTs to `{base_url}/embeddings`.
 
     model_name: as the service knows it.
@@ -99,6 +100,12 @@ class OpenAIBackend:
         self._client: httpx.AsyncClient | None = None
         self._requests = 0
         self._retries = 0
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """The connections are the parent's: the next request makes a client."""
+        keep_in_child(self._client)
+        self._client = None
 
     def __repr__(self) -> str:
         return f"OpenAIBackend({self.model_name!r}, host={self._host!r})"
@@ -106,15 +113,14 @@ class OpenAIBackend:
     def open(self) -> ModelInfo:
         """Make the client; nothing is sent before the first batch."""
         try:
-            httpx = importlib.import_module("httpx")
+            importlib.import_module("httpx")
         except ImportError as error:
             raise MissingDependencyError(
                 "OpenAIBackend requires httpx",
                 seen=str(error),
                 fix=how_to_install("openai"),
             ) from error
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        self._client = httpx.AsyncClient(headers=headers, timeout=self._timeout)
+        self._client = self._new_client()
         return ModelInfo(
             self.model_name, self._host, self._dimensions, self._prompts, source=self._host
         )
@@ -149,7 +155,8 @@ class OpenAIBackend:
     async def _post(self, body: dict[str, Any]) -> list[Any]:
         import httpx  # noqa: PLC0415 - an extra; `open` has said so where it is missing
 
-        assert self._client is not None
+        if self._client is None:  # in a forked child
+            self._client = self._new_client()
         failure = ""
         for attempt in range(self._max_retries + 1):
             self._requests += 1
@@ -174,6 +181,12 @@ class OpenAIBackend:
             seen=f"{failure}, after {attempt + 1} tries",
             fix="check that it runs and that its rate limit is not used up",
         )
+
+    def _new_client(self) -> httpx.AsyncClient:
+        import httpx  # noqa: PLC0415 - an extra; `open` has said so where it is missing
+
+        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        return httpx.AsyncClient(headers=headers, timeout=self._timeout)
 
     def _read(self, response: httpx.Response) -> list[Any]:
         if response.status_code == _TOO_LARGE:

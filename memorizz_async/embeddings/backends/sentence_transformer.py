@@ -23,13 +23,16 @@ from memorizz_async.embeddings.protocol import (
     Matrix,
     ModelInfo,
     TokenCount,
+    WholeBatchError,
 )
 from memorizz_async.errors import (
     ConfigurationError,
     EmbeddingError,
+    LifecycleError,
     MissingDependencyError,
     ModelLoadError,
 )
+from memorizz_async.fork import ProcessBound, inherits_models, keep_in_child, use_models_here
 from memorizz_async.installing import how_to_install, how_to_install_package
 from memorizz_async.validation import checked_choice, checked_flag, checked_text
 
@@ -45,7 +48,7 @@ _GPU_BATCH = (256, 32_768)
 _OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-class SentenceTransformerBackend:
+class SentenceTransformerBackend(ProcessBound):
     """A model by its name on the hub, or by its folder.
 
     model_name: `sentence-transformers/all-MiniLM-L6-v2`, `intfloat/e5-small-v2`, `/a/folder`, …
@@ -102,6 +105,7 @@ class SentenceTransformerBackend:
 
     def open(self) -> ModelInfo:
         """Import torch, find the weights, load them on the device."""
+        use_models_here()
         torch, sentence_transformers = _import("torch"), _import("sentence_transformers")
         device = choose_device(torch, self._device)
         weights = find_weights(self.model_name, self._revision)
@@ -148,6 +152,10 @@ class SentenceTransformerBackend:
 
     def embed(self, batch: Batch) -> Matrix:
         """One forward pass over all texts of the batch."""
+        try:
+            use_models_here()
+        except LifecycleError as error:
+            raise WholeBatchError from error
         with self._tokenizing:
             return self._vectors(list(batch.texts), batch)
 
@@ -173,7 +181,7 @@ class SentenceTransformerBackend:
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """How many tokens the model reads of each text; none where its tokenizer is slow."""
-        tokenizer: Any = getattr(self._model, "tokenizer", None)
+        tokenizer: Any = None if inherits_models() else getattr(self._model, "tokenizer", None)
         if not getattr(tokenizer, "is_fast", False):
             return []
         counted = tokenizer(
@@ -193,6 +201,9 @@ class SentenceTransformerBackend:
 
     def close(self) -> None:
         """Let go of the model and of the memory that the device keeps for it."""
+        if inherits_models():
+            keep_in_child(self._model)  # freeing it would call the device
+            return
         self._model = None
         if self._torch is not None:
             self._free_device_memory()
@@ -202,7 +213,11 @@ class SentenceTransformerBackend:
         return {"truncated": self._truncated}
 
     def token_counter(self) -> TokenCount | None:
-        """Counts with a copy of the model's tokenizer, without the tokens that frame a text."""
+        """Counts with a copy of the model's tokenizer, without the tokens that frame a text.
+
+        Raises LifecycleError in a process that was forked after a model had been used.
+        """
+        use_models_here()  # before the lock, which may have been held at the fork
         with self._tokenizing:
             if self._counter is None:
                 self._counter = _counter_of(getattr(self._model, "tokenizer", None))
@@ -251,6 +266,7 @@ def _counter_of(tokenizer: Any) -> TokenCount | None:
     one_at_a_time = threading.Lock()  # taken in worker threads only
 
     def count(text: str) -> int:
+        use_models_here()
         with one_at_a_time:
             tokens = own(
                 text,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from memorizz_async.errors import ClosedError, LifecycleError
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 from memorizz_async.threaded_loop import start_loop, stop_loop
 
 T = TypeVar("T")
@@ -20,7 +21,7 @@ _FINISH_S = 10.0
 """How long close waits for calls that are under way before it cancels them."""
 
 
-class BackgroundLoop:
+class BackgroundLoop(ProcessBound):
     """Runs coroutines for other threads (`run`) and for other event loops (`run_async`).
 
     The thread starts at the first call, and is joined by `close`.
@@ -35,6 +36,12 @@ class BackgroundLoop:
         self._ended = threading.Event()
         self._process: int | None = None
         """Where the thread runs: a fork takes the object along, and not the thread."""
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Only the lock: what a forked process may do is decided by `_is_forked`."""
+        self._lock = threading.Lock()
+        keep_in_child(self._loop)
 
     @property
     def closed(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.integrations.memorizz.aio import SharedProvider
 from memorizz_async.integrations.memorizz.background import BackgroundLoop
 from memorizz_async.integrations.memorizz.documents import Record
@@ -22,7 +23,7 @@ from memorizz_async.redaction import shown
 from memorizz_async.validation import MAX_COUNT, checked_count, checked_list
 
 
-class AdapterCore:
+class AdapterCore(ProcessBound):
     """The provider behind the adapter, the loop that it runs on, and its embedder."""
 
     def __init__(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from memorizz_async.errors import LifecycleError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.validation import checked_list
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from memorizz_async.integrations.memorizz.background import BackgroundLoop
 
 
-class MemorizzEmbeddings:
+class MemorizzEmbeddings(ProcessBound):
     """What `memorizz.embeddings.set_global_embedding_manager` takes, from any thread.
 
     The texts that several threads ask for at once go to the model together.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,13 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ClosedError, InvalidURIError
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
+from memorizz_async.loop_close import run_before_close
 from memorizz_async.memory_provider.mongodb.driver import (
     memory_database,
     open_driver,
     open_memory_driver,
+    renew_locks,
 )
 from memorizz_async.memory_provider.mongodb.embedding_cache import CacheWriter
 from memorizz_async.memory_provider.mongodb.notices import Notices
@@ -52,8 +55,22 @@ class LoopSession:
         )
         collections = sorted(set(collection_names(config.collections).values()))
         self.residents = ResidentStore(driver, config, collections, notices)
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._closing is not None and self._closing.done()
 
     async def close(self) -> None:
+        """Close everything, once: who comes second waits for the first."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(
+                self._close(), name="memorizz-async close session"
+            )
+        if not self.closed:
+            await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         try:
             await asyncio.gather(self.tracker.close(), self.cache.close())
         finally:
@@ -70,9 +87,11 @@ class _LoopEntry:
         self.replaces = replaces
         self.opening: asyncio.Task[LoopSession] | None = None
         self.guard: AsyncGenerator[None, None] | None = None
+        self.withdraw: Callable[[], object] = lambda: None
+        """Takes back what is to be done before the loop is closed."""
 
 
-class Connection:
+class Connection(ProcessBound):
     """The sessions of one provider, and the database behind `local` and `memory://`."""
 
     def __init__(self, config: MongoDBConfig, notices: Notices) -> None:
@@ -85,6 +104,17 @@ class Connection:
         self._local_server: LocalServer | None = None
         self._local_lock = threading.Lock()  # taken in worker threads only: starting takes seconds
         self._memory: Any = None
+        reset_in_child(self)
+
+    def reset_after_fork(self) -> None:
+        """Begin without sessions: the parent's clients, threads and its hold on the local server
+        are not this process's.
+        """
+        keep_in_child(self._entries, self._closing, self._local_server)
+        self._entries, self._closing, self._local_server = {}, None, None
+        self._lock, self._local_lock = threading.Lock(), threading.Lock()
+        if self._memory is not None:
+            renew_locks(self._memory)
 
     @property
     def closed(self) -> bool:
@@ -130,6 +160,7 @@ class Connection:
 
     async def _close(self) -> None:
         with self._lock:
+            self._drop_dead_loops()
             entries, self._entries = self._entries, {}
         try:
             outcomes = await asyncio.gather(
@@ -151,13 +182,15 @@ class Connection:
             elsewhere = asyncio.run_coroutine_threadsafe(self._close_entry(entry), loop)
             # Waited for, not awaited: that loop may end meanwhile, which closes its session too.
             await asyncio.wait([asyncio.wrap_future(elsewhere)], timeout=_OTHER_LOOP_S)
-        # A loop that is neither running nor closed closes its session when it shuts down.
+        # A loop that is neither running nor closed closes its session when it is shut down or
+        # closed. It belongs to a thread, and only that thread may run it.
 
     def _begin(self, loop: asyncio.AbstractEventLoop, replaces: _LoopEntry | None) -> _LoopEntry:
         """Start to open a session on the running loop; the lock is held."""
         entry = self._entries[loop] = _LoopEntry(replaces)
         entry.opening = loop.create_task(self._open(entry), name="memorizz-async open")
         entry.opening.add_done_callback(partial(self._opened, loop, entry))
+        entry.withdraw = run_before_close(loop, partial(_close_opened, entry.opening))
         return entry
 
     def _opened(
@@ -171,19 +204,13 @@ class Connection:
         Asking for the error marks it as seen: all who waited for it may have been cancelled.
         """
         if opening.cancelled() or opening.exception() is not None:
+            entry.withdraw()
             self._forget(loop, entry)
 
     def _has_lost_its_server(self, entry: _LoopEntry) -> bool:
         """Whether the mongod that we started is gone: starting it again is our business."""
-        opening = entry.opening
-        return (
-            self._local_server is not None
-            and opening is not None
-            and opening.done()
-            and not opening.cancelled()
-            and opening.exception() is None
-            and not opening.result().driver.knows_a_server()
-        )
+        session = None if self._local_server is None else _result_of(entry.opening)
+        return session is not None and not session.driver.knows_a_server()
 
     async def _open(self, entry: _LoopEntry) -> LoopSession:
         if entry.replaces is not None and entry.replaces.guard is not None:
@@ -235,20 +262,26 @@ class Connection:
     ) -> AsyncGenerator[None, None]:
         """Closes the session when the loop shuts down.
 
-        asyncio.run and every runner call loop.shutdown_asyncgens(), which is the one hook that a
-        loop offers for saying goodbye: a client left open would leak sockets of a dead loop.
+        asyncio.run and every runner call loop.shutdown_asyncgens(), while tasks still run: a client
+        left open would leak sockets of a dead loop. A loop that is closed without it closes the
+        session in its `close`; see `loop_close`.
         """
         try:
             yield
         finally:
             self._forget(asyncio.get_running_loop(), entry)
             await session.close()
+            entry.withdraw()
 
     async def _close_entry(self, entry: _LoopEntry) -> None:
         assert entry.opening is not None
         await asyncio.wait([entry.opening])
-        if entry.guard is not None:
+        if entry.guard is None:
+            return
+        try:
             await entry.guard.aclose()
+        except RuntimeError:  # somebody else is at it
+            await entry.opening.result().close()
 
     def _forget(self, loop: asyncio.AbstractEventLoop, entry: _LoopEntry) -> None:
         with self._lock:
@@ -256,9 +289,29 @@ class Connection:
                 del self._entries[loop]
 
     def _drop_dead_loops(self) -> None:
+        """Forget the sessions of closed loops; the lock is held."""
         for loop in [known for known in self._entries if known.is_closed()]:
-            log.debug("dropping the client of a closed event loop")
-            del self._entries[loop]
+            entry = self._entries.pop(loop)
+            session = _result_of(entry.opening)
+            if session is not None and not session.closed:
+                log.debug("an event loop was closed in a way that left its client open")
+                session.driver.abandon()
+
+
+def _result_of(opening: asyncio.Task[LoopSession] | None) -> LoopSession | None:
+    """The session, where it was opened."""
+    if opening is None or not opening.done() or opening.cancelled() or opening.exception():
+        return None
+    return opening.result()
+
+
+async def _close_opened(opening: asyncio.Task[LoopSession]) -> None:
+    """Close what was opened, or is being opened."""
+    opening.cancel()
+    await asyncio.wait([opening])
+    session = _result_of(opening)
+    if session is not None:
+        await session.close()
 
 
 def folder_of(uri: str) -> Path | None:

@@ -204,3 +204,6 @@ class Driver(Protocol):
     async def command(self, command: Document, *, deadline: Deadline) -> Document: ...
 
     async def close(self) -> None: ...
+
+    def abandon(self) -> None:
+        """Let everything go where the event loop is closed: nothing can be awaited."""

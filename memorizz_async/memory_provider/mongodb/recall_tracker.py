@@ -14,6 +14,7 @@ from memorizz_async.deadline import Deadline
 from memorizz_async.errors import (
     ClosedError,
     DatabaseError,
+    LifecycleError,
     MemorizzAsyncError,
     OperationTimeoutError,
     ServerUnavailableError,
@@ -94,6 +95,10 @@ class RecallTracker:
                         touch_update(count, self._last_recall),
                         deadline=deadline,
                     )
+            except ClosedError as error:
+                self._refused(collection, error)
+            except LifecycleError:
+                return  # in a forked child: the parent counts its recalls itself
             except MemorizzAsyncError as error:
                 self._refused(collection, error)
 

@@ -3,7 +3,11 @@
 One small protocol, three drivers, one table of errors.
 """
 
-from memorizz_async.memory_provider.mongodb.driver.memory import memory_database, open_memory_driver
+from memorizz_async.memory_provider.mongodb.driver.memory import (
+    memory_database,
+    open_memory_driver,
+    renew_locks,
+)
 from memorizz_async.memory_provider.mongodb.driver.opening import (
     blocking_command,
     installed_driver,
@@ -16,4 +20,5 @@ __all__ = [
     "memory_database",
     "open_driver",
     "open_memory_driver",
+    "renew_locks",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 from bson import Timestamp
 
 from memorizz_async.memory_provider.mongodb.protocol import Document
+from memorizz_async.threaded_loop import in_new_thread
 
 CHANGES_A_BATCH = 200
 """Few enough that decoding and applying them does not hold up the loop."""
@@ -91,7 +92,7 @@ class ThreadedStream:
     async def close(self) -> None:
         # From another thread: killing the cursor is what ends a request that waits for changes.
         try:
-            await asyncio.to_thread(self._stream.close)
+            await in_new_thread(self._stream.close)
         finally:
             self._thread.shutdown(wait=False)
 

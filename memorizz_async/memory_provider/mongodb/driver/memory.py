@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,6 +140,9 @@ class MemoryDriver(MotorDriver):
     async def close(self) -> None:
         """Nothing to close: the data lives as long as the provider."""
 
+    def abandon(self) -> None:
+        """Nothing to let go."""
+
     @contextmanager
     def _bounded(
         self, operation: str, deadline: Deadline, *, writes: bool = False
@@ -150,7 +152,6 @@ class MemoryDriver(MotorDriver):
 
 
 _shared_memory: dict[str, Any] = {}
-_shared_memory_lock = threading.Lock()
 
 
 def memory_database(name: str) -> Any:
@@ -167,10 +168,16 @@ def memory_database(name: str) -> Any:
         ) from error
     if not name:
         return MongoClient(tz_aware=True)
-    with _shared_memory_lock:
-        if name not in _shared_memory:
-            _shared_memory[name] = MongoClient(tz_aware=True)
-        return _shared_memory[name]
+    return _shared_memory.setdefault(name, MongoClient(tz_aware=True))
+
+
+def renew_locks(database: Any) -> None:
+    """In a forked child: replace the locks of the data, which another thread may have held."""
+    from mongomock.thread import RWLock  # noqa: PLC0415 - an optional part
+
+    for store in database._store._databases.values():
+        for collection in store._collections.values():
+            collection._rwlock = RWLock()  # type: ignore[no-untyped-call]
 
 
 def open_memory_driver(config: MongoDBConfig, database: Any) -> Driver:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +12,7 @@ from memorizz_async.memory_provider.mongodb.driver.change_stream import (
 )
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
 from memorizz_async.memory_provider.mongodb.protocol import Document
+from memorizz_async.threaded_loop import in_new_thread
 
 
 class MotorDriver(MongoDriver):
@@ -39,4 +40,9 @@ class MotorDriver(MongoDriver):
 
     async def close(self) -> None:
         # Motor closes on the calling thread: it says goodbye to the server and joins its monitors.
-        await asyncio.to_thread(self._client.close)
+        if not self._inherited:
+            await in_new_thread(self._client.close)
+
+    def abandon(self) -> None:
+        """Close the client from a thread: it needs no event loop for that."""
+        threading.Thread(target=self._client.close, daemon=True).start()

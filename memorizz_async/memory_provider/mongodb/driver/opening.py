@@ -20,7 +20,9 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import ConfigurationError, InvalidURIError, MissingDependencyError
 from memorizz_async.installing import how_to_install
 from memorizz_async.memory_provider.mongodb.codec import READ_OPTIONS
+from memorizz_async.memory_provider.mongodb.driver.listeners import with_logged_listeners
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
+from memorizz_async.memory_provider.mongodb.driver.pool import pool_options
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
 from memorizz_async.memory_provider.mongodb.driver.translation import bad_uri, translate
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
@@ -50,13 +52,15 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
     """
     effective = config.for_address(address)
     _check_options(effective)
-    options = _client_options(effective)
+    options = with_logged_listeners(_client_options(effective))
     name = installed_driver(config)
     shown_address = redact_uri(address)
     try:
         if name == "pymongo":
             info = DriverInfo("memorizz-async")  # Motor says its own
-            client: Any = pymongo.AsyncMongoClient(address, driver=info, **options)
+            client: Any = pymongo.AsyncMongoClient(
+                address, driver=info, **options, **pool_options()
+            )
         else:
             from motor.motor_asyncio import AsyncIOMotorClient  # noqa: PLC0415 - an optional part
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
@@ -26,7 +27,7 @@ from pymongo.read_preferences import ReadPreference
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
-from memorizz_async.errors import ServerUnavailableError
+from memorizz_async.errors import LifecycleError, ServerUnavailableError
 from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS, READ_CODEC
 from memorizz_async.memory_provider.mongodb.driver import change_stream
 from memorizz_async.memory_provider.mongodb.driver.change_stream import (
@@ -106,6 +107,12 @@ class MongoDriver:
         # The driver forgets these two where an operation has a deadline.
         self._socket_ms = _milliseconds(config.driver_option("socketTimeoutMS"))
         self._write_ms = _milliseconds(config.driver_option("wTimeoutMS"))
+        self._process = os.getpid()
+
+    @property
+    def _inherited(self) -> bool:
+        """Whether this process was forked from the client's: here it does nothing any more."""
+        return self._process != os.getpid()
 
     def knows_a_server(self) -> bool:
         known: bool = self._client.topology_description.has_readable_server(PRIMARY)
@@ -217,11 +224,11 @@ class MongoDriver:
                 yield batch
         finally:
             try:
-                if cursor is not None:
+                if cursor is not None and not self._inherited:
                     with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
                         await cursor.close()
             finally:
-                if session is not None:
+                if session is not None and not self._inherited:
                     with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
                         await session.end_session()
 
@@ -280,10 +287,10 @@ class MongoDriver:
                 yield ChangeBatch(events, token, just_before(at) if more else at, more, now)
         finally:
             try:
-                if stream is not None:
+                if stream is not None and not self._inherited:
                     await self._close_stream(stream)
             finally:
-                if session is not None:
+                if session is not None and not self._inherited:
                     with suppress(*DRIVERS_OWN), pymongo.timeout(_CLOSE_S):
                         await session.end_session()
 
@@ -380,7 +387,14 @@ class MongoDriver:
             return reply
 
     async def close(self) -> None:
-        await self._client.close()
+        if not self._inherited:
+            await self._client.close()
+
+    def abandon(self) -> None:
+        """Let the client go where its event loop is closed, so that nothing can be awaited.
+
+        The garbage collector closes its sockets: their transports do it when they are collected.
+        """
 
     async def _aggregate(
         self, collection: str, pipeline: Sequence[Document], *, plain: bool = False, **options: Any
@@ -426,6 +440,11 @@ class MongoDriver:
         """
         if self.knows_a_server():
             return
+        if self._inherited:  # a client that has been reset by a fork knows no server
+            raise LifecycleError(
+                "A call that began before the process was forked cannot go on in the child",
+                fix="call from an event loop that was made in this process",
+            )
         within = min(deadline.remaining_s("looking for a server"), self._selection_ms / 1000)
         with pymongo.timeout(within):
             await self._client.admin.command({"ping": 1}, read_preference=PRIMARY)

@@ -14,6 +14,7 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.fork import ProcessBound
 from memorizz_async.memory_provider.mongodb.arguments import checked_where, stored_uuid
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.codec import codec_options
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Embedder
 
 
-class ProviderCore:
+class ProviderCore(ProcessBound):
     """One database and its sessions, one a loop; see AsyncMongoDBProvider for the arguments."""
 
     def __init__(

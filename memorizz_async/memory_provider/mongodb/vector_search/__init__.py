@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
@@ -18,6 +17,7 @@ from memorizz_async.errors import (
     StoredEmbeddingError,
     UnsupportedOperationError,
 )
+from memorizz_async.fork import ForkSafeLock
 from memorizz_async.memory_provider.mongodb.filters import paths_of
 from memorizz_async.memory_provider.mongodb.pipelines import (
     id_projection,
@@ -113,7 +113,7 @@ class VectorSearch:
         self._said: set[str] = set()
         self._no_exists = False
         self._written: dict[str, Timestamp] = {}
-        self._written_lock = threading.Lock()  # a provider may be used from loops in many threads
+        self._written_lock = ForkSafeLock()  # a provider may be used from loops in many threads
 
     async def prepare(
         self, driver: Driver, residents: ResidentStore, request: SearchRequest

@@ -1,0 +1,68 @@
+"""Event listeners of the user (the driver's option `event_listeners`): what fails is logged.
+
+PyMongo prints the traceback of a listener that fails on stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pymongo import monitoring
+
+log = logging.getLogger(__name__)
+
+_KINDS = (
+    monitoring.CommandListener,
+    monitoring.ConnectionPoolListener,
+    monitoring.ServerHeartbeatListener,
+    monitoring.ServerListener,
+    monitoring.TopologyListener,
+)
+
+
+def with_logged_listeners(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a client, with listeners whose failures are logged."""
+    found = {name: value for name, value in options.items() if name.lower() == "event_listeners"}
+    return {
+        **options,
+        **{name: [logged_listener(each) for each in value] for name, value in found.items()},
+    }
+
+
+def logged_listener(listener: Any) -> Any:
+    """A listener of the same kinds that passes every event on, and logs what that raises.
+
+    What is no listener is returned as it is: PyMongo says what is wrong with it.
+    """
+    kinds = tuple(kind for kind in _KINDS if isinstance(listener, kind))
+    if not kinds:
+        return listener
+    events = {name for kind in kinds for name in vars(kind) if not name.startswith("_")}
+    methods = {event: staticmethod(_logging_failures(listener, event)) for event in events}
+    return type("LoggedListener", kinds, methods)()
+
+
+def _logging_failures(listener: Any, event: str) -> Callable[[Any], None]:
+    """The method of one event; logs the type and the place of an error, since its message and the
+    event may hold a user's text.
+    """
+    handle = getattr(listener, event)
+
+    def call(published: Any) -> None:
+        try:
+            handle(published)
+        except Exception as error:  # noqa: BLE001 - a listener must not fail what it listens to
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.warning(
+                "The event listener %s failed in %r with %s (%s, line %s).",
+                type(listener).__name__,
+                event,
+                type(error).__name__,
+                place.filename,
+                place.lineno,
+            )
+
+    return call
