@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memorizz_async import UNSET, InvalidInputError
 from memorizz_async.memory_provider.mongodb.rows import draft, new_row, public_row, stored_id
 from memorizz_async.memory_provider.mongodb.scope import Scope
-from memorizz_async.redaction import describe
+from memorizz_async.redaction import shown
 from memorizz_async.vectors import to_bson
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -181,7 +181,7 @@ def test_a_value_that_bson_does_not_take_is_refused(name: str, value: Any, kind:
     """Before anything is written; the message names the field and the type, never the value."""
     with pytest.raises(InvalidInputError) as caught:
         draft({"content": "x", name: value})
-    assert describe(name) in str(caught.value)
+    assert shown(name) in str(caught.value)
     assert f"Seen: a {kind}." in str(caught.value)
     assert "Zq1x" not in str(caught.value)
 
