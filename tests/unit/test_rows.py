@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from memorizz_async import UNSET, InvalidInputError
 from memorizz_async.memory_provider.mongodb.rows import draft, new_row, public_row, stored_id
 from memorizz_async.memory_provider.mongodb.scope import Scope
-from memorizz_async.redaction import describe
+from memorizz_async.redaction import shown
 from memorizz_async.vectors import to_bson
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -139,7 +139,7 @@ def test_unset_and_none_are_one_tenant_for_a_row() -> None:
         ({"content": 5}, "content must be a string"),
         ({"content": "x", "$set": {}}, r"'\$set'"),
         ({"content": "x", "": 1}, "''"),
-        ({"content": "x", "a\0b": 1}, "a str"),
+        ({"content": "x", "a\0b": 1}, "a text of 3 characters"),
         ({"content": "x", 1: 1}, "1"),
         ({"content": "x", "importance": -0.1}, "importance"),
         ({"content": "x", "importance": 1.0001}, "importance"),
@@ -181,7 +181,7 @@ def test_a_value_that_bson_does_not_take_is_refused(name: str, value: Any, kind:
     """Before anything is written; the message names the field and the type, never the value."""
     with pytest.raises(InvalidInputError) as caught:
         draft({"content": "x", name: value})
-    assert describe(name) in str(caught.value)
+    assert shown(name, word=True) in str(caught.value)
     assert f"Seen: a {kind}." in str(caught.value)
     assert "Zq1x" not in str(caught.value)
 
