@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from memorizz_async.context.window import LeftOut
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.memory_provider.mongodb.vector_search.scoring import dot_products
 from memorizz_async.results import Hit, RecallResults
 
@@ -96,7 +97,7 @@ def distinct(
     by_text: dict[str, Candidate] = {}
     for candidate in candidates:
         check()
-        text = normalised(str(candidate.hit["content"]))
+        text = normalised(text_of(candidate.hit["content"]))
         row = (candidate.store, candidate.id)
         if not text:
             left.append(candidate.left_out("no text", "the row has no content"))
@@ -144,7 +145,7 @@ def _tell_apart(one: Hit, other: Hit) -> bool:
     turns = (one.get("turn"), other.get("turn"))
     if None not in turns and one.get("session_id") == other.get("session_id"):
         return True
-    numbers, others = (_NUMBERS.findall(str(hit["content"])) for hit in (one, other))
+    numbers, others = (_NUMBERS.findall(text_of(hit["content"])) for hit in (one, other))
     return numbers != others
 
 

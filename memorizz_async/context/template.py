@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from memorizz_async.errors import ConfigurationError
+from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.results import Hit
 from memorizz_async.retrieval.memory_signal import moment
 
@@ -50,7 +51,7 @@ class ContextMemory:
         return cls(
             id=str(hit["_id"]),
             memory_type=memory_type,
-            content="\n  ".join(str(hit["content"]).strip().splitlines()),
+            content="\n  ".join(text_of(hit["content"]).strip().splitlines()),
             at=moment(hit.get("timestamp")) or moment(hit.get("created_at")),
             source=_source(hit),
             score=float(hit["score"]),

@@ -17,6 +17,7 @@ from memorizz_async.demo.asking import Asked
 from memorizz_async.demo.screen import Screen
 from memorizz_async.demo.serving import Database, Model
 from memorizz_async.enums import MemoryType
+from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.redaction import redact_uri
 from memorizz_async.results import Timings
 from memorizz_async.retrieval.memory_signal import moment
@@ -57,7 +58,7 @@ def memories_table(
             at = moment(hit.get("timestamp")) or moment(hit.get("created_at"))
             sign = (marks or {}).get(hit["_id"], "")
             text = Text(f"{sign} " if sign else "", style="bold yellow" if sign else "")
-            shown = textwrap.shorten(hit["content"], _LONGEST, placeholder=" …")
+            shown = textwrap.shorten(text_of(hit["content"]), _LONGEST, placeholder=" …")
             text.append(shown, style="bold" if sign else "")
             table.add_row(
                 label(type_name) if position == 0 else "",

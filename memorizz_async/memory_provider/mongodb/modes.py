@@ -10,7 +10,7 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.memory_provider.mongodb.hybrid import HybridSearch, Prepare, no_words, wider
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.queries import Query
-from memorizz_async.memory_provider.mongodb.spoken import content_of
+from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
 from memorizz_async.memory_provider.mongodb.text_search import NAME, TextIndex, TextSearch
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
     SearchAnswer,
@@ -54,7 +54,7 @@ class Recall:
             return await self._found(driver, prepare, query, request)
         pool = min(MAX_LIMIT, max(_RERANKED_AT_LEAST, _RERANKED_TIMES * request.limit))
         answer = await self._found(driver, prepare, query, wider(request, pool))
-        texts = [str(content_of(row)) for row, _ in answer.rows]
+        texts = [text_of(content_of(row)) for row, _ in answer.rows]
         work = partial(best_order, self._reranker, query.words, texts)
         with step(request.trace, "reranking"):
             order = (await call.within("reranking", work))[: request.limit]

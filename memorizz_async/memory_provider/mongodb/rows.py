@@ -15,7 +15,7 @@ from bson.errors import BSONError
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError, InvalidInputError, StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.scope import Scope
-from memorizz_async.memory_provider.mongodb.spoken import content_of
+from memorizz_async.memory_provider.mongodb.spoken import PARTS, content_of, with_message_text
 from memorizz_async.vectors import Vector, stored_vector, to_bson
 
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ def draft(memory: str | Mapping[str, Any]) -> Row:
         raise InvalidInputError(
             "A memory must be a string or a mapping of fields", seen=f"a {type(memory).__name__}"
         )
-    fields = dict(memory)
+    fields = with_message_text(memory)
     check_names(fields)
     content = fields.get("content")
     if content is not None and not isinstance(content, str):
@@ -198,6 +198,8 @@ def public_row(row: Row, memory_type: str) -> Row:
         "memory_type": memory_type,
     }
     shown.update({name: value for name, value in row.items() if name not in shown})
+    if isinstance(row.get("content"), list):  # a message that another program wrote
+        shown[PARTS] = row["content"]
     if shown.get("embedding") is not None:
         shown["embedding"] = public_embedding(shown["_id"], shown["embedding"])
     return shown

@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType
 from memorizz_async.errors import DuplicateMemoryError, WriteError
+from memorizz_async.memory_provider.mongodb.pipelines import all_of
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import NOT_A_TURN
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
+    Delete,
+    Document,
     Refusal,
     Write,
     WriteOutcome,
@@ -55,6 +59,14 @@ class Changing(ProviderCore):
                 code=refusal.code,
             )
         return outcome
+
+    async def _delete(self, kind: MemoryType, query: Document, call: CallTime, *, many: bool) -> int:
+        """Delete rows; how many. Turns of conversations go with what other turns hold of them."""
+        others = Delete(all_of(query, NOT_A_TURN), many=many)
+        deleted = (await self._change(kind, others, call)).deleted
+        if many or not deleted:
+            deleted += await (await self._conversations(kind, call)).delete(query, many=many)
+        return deleted
 
     def _duplicate(
         self, kind: MemoryType, refusal: Refusal, row_id: str | None

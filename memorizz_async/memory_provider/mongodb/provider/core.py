@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
+from memorizz_async.enums import MemoryType
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
+from memorizz_async.memory_provider.mongodb.conversation_writer import ConversationWriter
 from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
 from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
@@ -88,3 +90,11 @@ class ProviderCore:
 
     async def _session(self, call: CallTime) -> LoopSession:
         return await call.within("opening the database", self._connection.session)
+
+    async def _conversations(self, kind: MemoryType, call: CallTime) -> ConversationWriter:
+        """What writes the turns of a memory type."""
+        session = await self._session(call)
+        return ConversationWriter(
+            session.driver, session.session_locks, self._collections[kind], self._guard, call,
+            self._search.written,
+        )  # fmt: skip

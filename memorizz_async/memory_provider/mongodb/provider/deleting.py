@@ -9,7 +9,6 @@ from typing import Any
 from memorizz_async.enums import memory_type_of
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
-from memorizz_async.memory_provider.mongodb.protocol import Delete
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
@@ -31,13 +30,13 @@ class Deleting(Changing):
         """Delete one row of the tenant; whether it was there.
 
         expected: only if these fields still have these values. Raises ScopeError where no tenant is
-        named.
+        named; EmbeddingError (nothing is deleted) where a turn of a conversation is deleted, whose
+        neighbours have to be embedded without it, and the model fails.
         """
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
         query = edits.rows_filter(own, expected, ids=stored_ids(row_id))
-        outcome = await self._change(kind, Delete(query), self._call(timeout_ms))
-        return outcome.deleted == 1
+        return await self._delete(kind, query, self._call(timeout_ms), many=False) == 1
 
     async def delete_many_async(
         self,
@@ -58,8 +57,7 @@ class Deleting(Changing):
         own = Scope(memory_id, user_id).owned()
         wanted = None if ids is None else [form for one in ids for form in stored_ids(one)]
         query = edits.rows_filter(own, where, ids=wanted)
-        outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
-        return outcome.deleted
+        return await self._delete(kind, query, self._call(timeout_ms), many=True)
 
     async def delete_expired_async(
         self,
@@ -74,5 +72,4 @@ class Deleting(Changing):
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
         query = edits.expired_rows_filter(own, before or datetime.now(UTC))
-        outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
-        return outcome.deleted
+        return await self._delete(kind, query, self._call(timeout_ms), many=True)

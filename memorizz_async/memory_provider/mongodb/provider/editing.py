@@ -12,18 +12,30 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb.conversation import (
+    Turn,
+    changed_turn,
+    moves_turns,
+    touches_turns,
+)
+from memorizz_async.memory_provider.mongodb.conversation_writer import TurnChange
+from memorizz_async.memory_provider.mongodb.pipelines import STAGED, all_of
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import NOT_A_TURN, turn_projection
 from memorizz_async.memory_provider.mongodb.protocol import Document, Update, WriteOutcome
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row, stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.spoken import PARTS, with_message_text
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
     check_owner,
 )
 from memorizz_async.vectors import stored_vector
+
+_ROWS_A_READ = 500
 
 
 class Editing(Changing):
@@ -46,7 +58,8 @@ class Editing(Changing):
         changes: fields and their new values. `updated_at` is now, unless it is among them. The
             tenant that the call names stays; where it names None, rows may be given to one.
         embed: a new `content` is embedded, unless `changes` has an `embedding`; False leaves the
-            old embedding. A turn of a conversation is embedded without those before it.
+            old embedding. A turn of a conversation is embedded with those before it, and what its
+            neighbours hold of it is written again.
 
         Raises ScopeError where no tenant is named, InvalidInputError, EmbeddingError, and
         EmbeddingModelMismatchError where the collection's rows are of another model.
@@ -78,11 +91,20 @@ class Editing(Changing):
         call = self._call(timeout_ms)
         fields = changes_of(changes, scope, embedding_form)
         query = edits.rows_filter(scope.owned(), expected, ids=stored_ids(row_id))
-        if embed and "embedding" not in fields:
-            outcome = await self._embed_and_write(kind, query, fields, embedding_form, call)
-        else:
-            outcome = await self._check_and_write(kind, Update(query, {}), fields, call)
-        return outcome.matched == 1
+        embed = embed and "embedding" not in fields
+
+        async def write(query: Document) -> int:
+            if embed:
+                return await self._embed_and_write(kind, Update(query, {}), fields, embedding_form, call)
+            return (await self._check_and_write(kind, Update(query, {}), fields, call)).matched
+
+        if not touches_turns(fields):
+            return await write(query) == 1
+        others = all_of(query, NOT_A_TURN)
+        turns = partial(self._change_turns, kind, query, fields, call, embed=embed, many=False)
+        if self._collections[kind] == self._collections[MemoryType.CONVERSATION_MEMORY]:
+            return await turns() == 1 or await write(others) == 1
+        return await write(others) == 1 or await turns() == 1
 
     async def update_many_async(
         self,
@@ -94,14 +116,26 @@ class Editing(Changing):
         user_id: Scoped = UNSET,
         timeout_ms: int | None = None,
     ) -> int:
-        """Set fields of every row of the tenant that equals `where`; how many there were."""
+        """Set fields of every row of the tenant that equals `where`; how many there were.
+
+        A new `content` is embedded, unless `changes` has an `embedding`; see update_async.
+        """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
         fields = changes_of(changes, scope, "bindata")
-        update = Update(edits.rows_filter(scope.owned(), where), {}, many=True)
-        outcome = await self._check_and_write(kind, update, fields, call)
-        return outcome.matched
+        query = edits.rows_filter(scope.owned(), where)
+        embed = "content" in fields and "embedding" not in fields
+        turns = touches_turns(fields)
+        update = Update(all_of(query, NOT_A_TURN) if turns else query, {}, many=True)
+        if embed:
+            matched = await self._embed_and_write(kind, update, fields, "bindata", call)
+        else:
+            matched = (await self._check_and_write(kind, update, fields, call)).matched
+        if turns:
+            keep = "embedding" not in fields
+            matched += await self._change_turns(kind, query, fields, call, embed=keep, many=True)
+        return matched
 
     async def touch_many_async(
         self,
@@ -135,13 +169,13 @@ class Editing(Changing):
         return outcome.matched
 
     async def _embed_and_write(
-        self, kind: MemoryType, query: Document, fields: Row, form: EmbeddingForm, call: CallTime
-    ) -> WriteOutcome:
-        """Change a row; a new content goes with its embedding, by the collection's model."""
+        self, kind: MemoryType, change: Update, fields: Row, form: EmbeddingForm, call: CallTime
+    ) -> int:
+        """Change rows; a new content goes with its embedding, by the collection's model. How many.
+        """
         content = fields.get("content")
-        change = Update(query, {})
         if not isinstance(content, str) or not content.strip():
-            return await self._check_and_write(kind, change, fields, call)
+            return (await self._check_and_write(kind, change, fields, call)).matched
         driver = (await self._session(call)).driver
 
         async def write(embedder: Callable[[], Embedder]) -> WriteOutcome:
@@ -153,29 +187,88 @@ class Editing(Changing):
             return await self._check_and_write(kind, change, named, call)
 
         collection = self._collections[kind]
-        return await self._guard.by_the_active_model(driver, collection, write, call)
+        return (await self._guard.by_the_active_model(driver, collection, write, call)).matched
 
     async def _check_and_write(
         self, kind: MemoryType, change: Update, fields: Row, call: CallTime
     ) -> WriteOutcome:
         """Write the fields, but no embedding of another model or dimension than the rows'."""
-        removed = []
-        if "embedding" in fields and "embedding_model" not in fields:
-            removed.append("embedding_model")  # of the old one, which this one may not be of
+        await self._check_vector(kind, fields, call)
+        update = edits.fields_update(
+            {"updated_at": datetime.now(UTC), **fields}, removed_with(fields)
+        )
+        return await self._change(kind, replace(change, update=update), call)
+
+    async def _check_vector(self, kind: MemoryType, fields: Row, call: CallTime) -> None:
         if fields.get("embedding") is not None:
             driver = (await self._session(call)).driver
             modelled = (stored_vector(fields["embedding"]), fields.get("embedding_model"))
             await self._guard.check(
                 driver, self._collections[kind], [modelled], call.for_database()
             )
-        update = edits.fields_update({"updated_at": datetime.now(UTC), **fields}, removed)
-        return await self._change(kind, replace(change, update=update), call)
+
+    async def _change_turns(
+        self,
+        kind: MemoryType,
+        query: Document,
+        fields: Row,
+        call: CallTime,
+        *,
+        embed: bool,
+        many: bool,
+    ) -> int:
+        """Change turns of conversations, and what other turns hold of them; how many turns.
+
+        A turn that changes its place (another session, number or tenant) first leaves its old
+        neighbours and loses their words, then is written in its new place.
+        """
+        await self._check_vector(kind, fields, call)
+        conversations = await self._conversations(kind, call)
+        moves = moves_turns(fields)
+        removed = removed_with(fields)
+        text = isinstance(fields.get("content"), str)
+        moved: list[Any] = []
+
+        def change(turn: Turn) -> TurnChange:
+            after = None if moves else changed_turn(turn, fields)
+            own = all_of({"_id": turn.row_id}, query)
+            moved.append(turn.row_id)
+            lost = [*removed, "embedding"] if moves and embed and turn.model else removed
+            return TurnChange(
+                after, Update(own, {}), {"updated_at": datetime.now(UTC), **fields}, lost,
+                embeds=embed and text, keeps_vector=not embed,
+            )  # fmt: skip
+
+        outcome = await conversations.change(query, change, many=many)
+        if moves and moved:
+            for start in range(0, len(moved), _ROWS_A_READ):
+                driver = (await self._session(call)).driver
+                rows = await driver.find(
+                    self._collections[kind], {"_id": {"$in": moved[start : start + _ROWS_A_READ]}},
+                    projection=turn_projection(), deadline=call.for_database(),
+                )  # fmt: skip
+                await conversations.refresh(rows, keeps_vectors=not embed)
+        return outcome.matched
 
 
 def changes_of(changes: Mapping[str, Any], scope: Scope, form: EmbeddingForm) -> Row:
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
-    fields = changes_to_write(changes, form)
+    fields = changes_to_write(
+        with_message_text(changes) if isinstance(changes, Mapping) else changes, form
+    )
     check_owner(fields, scope, gives=True)
     if "_id" in fields:
         raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")
     return fields
+
+
+def removed_with(fields: Row) -> list[str]:
+    """The fields of a row that go where others are set: what the old ones alone were right for."""
+    removed = []
+    if "embedding" in fields:
+        if "embedding_model" not in fields:
+            removed.append("embedding_model")  # of the old one, which this one may not be of
+        removed.append("embedded_turns")
+    if "content" in fields:
+        removed += [STAGED] if PARTS in fields else [STAGED, PARTS]  # they hold the old text
+    return removed
