@@ -29,7 +29,7 @@ from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.session_locks import SessionName
-from memorizz_async.memory_provider.mongodb.spoken import message_text
+from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.writing import Draft
 
@@ -57,7 +57,7 @@ class Turn:
     def of_row(cls, row: Mapping[str, Any]) -> Turn:
         model = row.get("embedding_model")
         return cls(
-            message_text(row.get("content"), row.get("tool_calls")),
+            text_of(content_of(row)),
             number_of(row["turn"]),
             row["_id"],
             row.get("expires_at"),
@@ -102,15 +102,9 @@ class Session:
     def append(self, draft: Draft, least: int = 0) -> None:
         """Add a turn with the next number, at least this one."""
         number = max(least, self.turns[-1].number + 1 if self.turns else 0)
-        fields = draft.fields
-        self.turns.append(
-            Turn(
-                message_text(fields.get("content"), fields.get("tool_calls")),
-                number,
-                expires_at=fields.get("expires_at"),
-                draft=draft,
-            )
-        )
+        text = text_of(draft.fields.get("content") or "")
+        expires_at = draft.fields.get("expires_at")
+        self.turns.append(Turn(text, number, expires_at=expires_at, draft=draft))
 
     def _heard(self, position: int, neighbours: Sequence[Turn]) -> list[str]:
         turn = self.turns[position]
@@ -247,5 +241,5 @@ def changed_turn(turn: Turn, fields: Mapping[str, Any]) -> Turn:
     """The turn as it is with these fields."""
     text, expires_at = turn.text, turn.expires_at
     if "content" in fields or fields.get("tool_calls") is not None:
-        text = message_text(fields.get("content"), fields.get("tool_calls"))
+        text = text_of(content_of({"content": None, **fields}))
     return replace(turn, text=text, expires_at=fields.get("expires_at", expires_at))

@@ -92,7 +92,7 @@ class TurnChange:
     keeps_vector: bool = False
 
 
-Change = Callable[[Turn], TurnChange]
+Change = Callable[[SessionName, Turn], TurnChange]
 """What becomes of a turn that is stored."""
 
 
@@ -206,12 +206,16 @@ class ConversationWriter:
                 self._driver, self._collection, session.name, numbers, deadline
             )
             touched: dict[Hashable, Turn | None] = {turn.key: turn for turn in turns}
-            await self._write_pieces([_Piece({}, rewriting(session.name, turns, touched))], deadline)
+            await self._write_pieces(
+                [_Piece({}, rewriting(session.name, turns, touched))], deadline
+            )
 
     async def _stored(self, drafts: Sequence[Draft], deadline: Deadline) -> dict[int, str]:
         """The drafts whose `dedup_key` is stored already: their positions, and the rows' ids."""
         keyed = {
-            at: draft for at, draft in enumerate(drafts) if draft.fields.get("dedup_key") is not None
+            at: draft
+            for at, draft in enumerate(drafts)
+            if draft.fields.get("dedup_key") is not None
         }
         if not keyed:
             return {}
@@ -225,9 +229,7 @@ class ConversationWriter:
             at: public_id(ids[at])
             for at, draft in keyed.items()
             if ids[at] in there
-            and writing.is_row_of(
-                there[ids[at]], draft.fields["dedup_key"], draft.scope.fields()
-            )
+            and writing.is_row_of(there[ids[at]], draft.fields["dedup_key"], draft.scope.fields())
         }
 
     async def _sessions(
@@ -255,7 +257,7 @@ class ConversationWriter:
     async def delete(self, query: Document, *, many: bool = True) -> int:
         """Delete the turns among the rows of a query; how many."""
 
-        def gone(turn: Turn) -> TurnChange:
+        def gone(_: SessionName, turn: Turn) -> TurnChange:
             return TurnChange(None, Delete(all_of({"_id": turn.row_id}, query)))
 
         return (await self.change(query, gone, many=many)).deleted
@@ -268,9 +270,7 @@ class ConversationWriter:
         """
         total, after = WriteOutcome(), None
         while True:
-            pipeline = queries.turn_sessions_pipeline(
-                query, _SESSIONS_A_PAGE if many else 1, after
-            )
+            pipeline = queries.turn_sessions_pipeline(query, _SESSIONS_A_PAGE if many else 1, after)
             found = await self._driver.aggregate(
                 self._collection, pipeline, deadline=self._call.for_database()
             )
@@ -379,7 +379,7 @@ class ConversationWriter:
             self._driver, self._collection, name, [row["turn"] for row in rows], deadline,
             keep=wanted,
         )  # fmt: skip
-        changes = {turn.key: change(turn) for turn in turns if turn.key in wanted}
+        changes = {turn.key: change(name, turn) for turn in turns if turn.key in wanted}
         after = {key: each.after for key, each in changes.items()}
         return _Piece(changes, rewriting(name, turns, after))
 
@@ -421,7 +421,7 @@ class ConversationWriter:
                     continue
                 if not turn.text.strip():
                     piece.vectors[at] = None
-                elif (own is not None and own.embeds) or self._has_model(turn.model):
+                elif (own is not None and own.embeds) or self.has_model(turn.model):
                     wanted.append((piece, at, session.embedded_text(at)))
                 elif turn.in_context:
                     piece.vectors[at], dropped = None, dropped + 1
@@ -446,7 +446,8 @@ class ConversationWriter:
             piece.vectors[at] = vector
             piece.rewriting.session.turns[at].model = name
 
-    def _has_model(self, name: str | None) -> bool:
+    def has_model(self, name: str | None) -> bool:
+        """Whether this provider can embed with the model of that name."""
         try:
             return self._guard.embedders.of_model(name) is not None
         except MemorizzAsyncError:  # there is no embedder at all, such as for want of a library

@@ -1,9 +1,9 @@
 """One writer of a conversation at a time, whichever process it is in.
 
 A lock is a document of the collection `session_locks` while somebody holds it. Its `_id` is a
-digest: no name of a tenant or a session is stored. A holder renews it; one that was killed loses it
-after `LEASE_S`. Before a holder writes turns it notes in the lock the numbers that it gives, so that
-whoever takes over a lock of a holder that is only slow gives others.
+digest: no name of a tenant or a session is stored. A holder renews it; one that was killed loses
+it after `LEASE_S`. Before a holder writes turns it notes in the lock the numbers that it gives, so
+that a writer that takes over the lock of a holder that is only slow gives others.
 """
 
 from __future__ import annotations

@@ -84,9 +84,7 @@ def turn_sessions_pipeline(
     ]
 
 
-def turns_filter(
-    query: Mapping[str, Any], scope: Mapping[str, Any], session_id: str
-) -> Document:
+def turns_filter(query: Mapping[str, Any], scope: Mapping[str, Any], session_id: str) -> Document:
     """The turns of one session among the rows of a query."""
     return all_of(query, scope, {**A_TURN, "session_id": session_id})
 

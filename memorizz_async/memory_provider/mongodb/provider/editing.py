@@ -12,30 +12,22 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError
-from memorizz_async.memory_provider.mongodb.conversation import (
-    Turn,
-    changed_turn,
-    moves_turns,
-    touches_turns,
-)
-from memorizz_async.memory_provider.mongodb.conversation_writer import TurnChange
-from memorizz_async.memory_provider.mongodb.pipelines import STAGED, all_of
+from memorizz_async.memory_provider.mongodb.conversation import touches_turns
+from memorizz_async.memory_provider.mongodb.pipelines import all_of
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
-from memorizz_async.memory_provider.mongodb.pipelines.sessions import NOT_A_TURN, turn_projection
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import NOT_A_TURN
 from memorizz_async.memory_provider.mongodb.protocol import Document, Update, WriteOutcome
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row, stored_ids
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
-from memorizz_async.memory_provider.mongodb.spoken import PARTS, with_message_text
+from memorizz_async.memory_provider.mongodb.spoken import with_message_text
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
     check_owner,
+    removed_with,
 )
-from memorizz_async.vectors import stored_vector
-
-_ROWS_A_READ = 500
 
 
 class Editing(Changing):
@@ -95,7 +87,9 @@ class Editing(Changing):
 
         async def write(query: Document) -> int:
             if embed:
-                return await self._embed_and_write(kind, Update(query, {}), fields, embedding_form, call)
+                return await self._embed_and_write(
+                    kind, Update(query, {}), fields, embedding_form, call
+                )
             return (await self._check_and_write(kind, Update(query, {}), fields, call)).matched
 
         if not touches_turns(fields):
@@ -171,8 +165,7 @@ class Editing(Changing):
     async def _embed_and_write(
         self, kind: MemoryType, change: Update, fields: Row, form: EmbeddingForm, call: CallTime
     ) -> int:
-        """Change rows; a new content goes with its embedding, by the collection's model. How many.
-        """
+        """Change rows; a new content goes with its embedding, by the collection's model. How many."""
         content = fields.get("content")
         if not isinstance(content, str) or not content.strip():
             return (await self._check_and_write(kind, change, fields, call)).matched
@@ -199,57 +192,6 @@ class Editing(Changing):
         )
         return await self._change(kind, replace(change, update=update), call)
 
-    async def _check_vector(self, kind: MemoryType, fields: Row, call: CallTime) -> None:
-        if fields.get("embedding") is not None:
-            driver = (await self._session(call)).driver
-            modelled = (stored_vector(fields["embedding"]), fields.get("embedding_model"))
-            await self._guard.check(
-                driver, self._collections[kind], [modelled], call.for_database()
-            )
-
-    async def _change_turns(
-        self,
-        kind: MemoryType,
-        query: Document,
-        fields: Row,
-        call: CallTime,
-        *,
-        embed: bool,
-        many: bool,
-    ) -> int:
-        """Change turns of conversations, and what other turns hold of them; how many turns.
-
-        A turn that changes its place (another session, number or tenant) first leaves its old
-        neighbours and loses their words, then is written in its new place.
-        """
-        await self._check_vector(kind, fields, call)
-        conversations = await self._conversations(kind, call)
-        moves = moves_turns(fields)
-        removed = removed_with(fields)
-        text = isinstance(fields.get("content"), str)
-        moved: list[Any] = []
-
-        def change(turn: Turn) -> TurnChange:
-            after = None if moves else changed_turn(turn, fields)
-            own = all_of({"_id": turn.row_id}, query)
-            moved.append(turn.row_id)
-            lost = [*removed, "embedding"] if moves and embed and turn.model else removed
-            return TurnChange(
-                after, Update(own, {}), {"updated_at": datetime.now(UTC), **fields}, lost,
-                embeds=embed and text, keeps_vector=not embed,
-            )  # fmt: skip
-
-        outcome = await conversations.change(query, change, many=many)
-        if moves and moved:
-            for start in range(0, len(moved), _ROWS_A_READ):
-                driver = (await self._session(call)).driver
-                rows = await driver.find(
-                    self._collections[kind], {"_id": {"$in": moved[start : start + _ROWS_A_READ]}},
-                    projection=turn_projection(), deadline=call.for_database(),
-                )  # fmt: skip
-                await conversations.refresh(rows, keeps_vectors=not embed)
-        return outcome.matched
-
 
 def changes_of(changes: Mapping[str, Any], scope: Scope, form: EmbeddingForm) -> Row:
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
@@ -260,15 +202,3 @@ def changes_of(changes: Mapping[str, Any], scope: Scope, form: EmbeddingForm) ->
     if "_id" in fields:
         raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")
     return fields
-
-
-def removed_with(fields: Row) -> list[str]:
-    """The fields of a row that go where others are set: what the old ones alone were right for."""
-    removed = []
-    if "embedding" in fields:
-        if "embedding_model" not in fields:
-            removed.append("embedding_model")  # of the old one, which this one may not be of
-        removed.append("embedded_turns")
-    if "content" in fields:
-        removed += [STAGED] if PARTS in fields else [STAGED, PARTS]  # they hold the old text
-    return removed
