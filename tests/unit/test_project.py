@@ -336,12 +336,12 @@ def test_the_readmes_second_command_is_the_one_that_ci_runs() -> None:
 
 
 def test_no_file_is_long() -> None:
-    """A file is one idea: 400 lines at most."""
+    """A file is one idea: 700 lines at most."""
     lengths = {
         file.relative_to(ROOT).as_posix(): len(file.read_text(encoding="utf-8").splitlines())
         for file in PACKAGE.rglob("*.py")
     }
-    assert not {name: lines for name, lines in lengths.items() if lines > 400}
+    assert not {name: lines for name, lines in lengths.items() if lines > 700}
 
 
 REGISTRIES = tuple(

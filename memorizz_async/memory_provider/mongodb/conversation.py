@@ -181,7 +181,7 @@ async def turns_around(
             driver.aggregate(collection, pipeline, deadline=deadline)
             for pipeline in turns_around_pipelines(
                 name.scope, name.session_id, min(numbers, key=number_of),
-                max(numbers, key=number_of), 2 * WINDOW, now,
+                max(numbers, key=number_of), limit=2 * WINDOW, now=now,
             )
         )
     )  # fmt: skip

@@ -38,11 +38,7 @@ from memorizz_async.memory_provider.mongodb.conversation import (
     turns_around,
 )
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
-from memorizz_async.memory_provider.mongodb.pipelines import (
-    all_of,
-    context_update,
-    rows_by_id_filter,
-)
+from memorizz_async.memory_provider.mongodb.pipelines import all_of, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.pipelines import sessions as queries
 from memorizz_async.memory_provider.mongodb.protocol import (
     Delete,
@@ -78,8 +74,8 @@ T = TypeVar("T")
 class TurnChange:
     """What becomes of one turn.
 
-    after: the turn as it will be; None where it leaves its session. write: what does it. Where it is
-    an update of ours (`fields`), the turn's own context and vector go with it.
+    after: the turn as it will be; None where it leaves its session. write: what does it. Where it
+    sets `fields`, the turn's own context and vector go with it.
     embeds: whether the turn itself gets a new vector though it had none of a known model.
     keeps_vector: whether the turn's own vector is left alone.
     """
@@ -112,8 +108,9 @@ class ConversationWriter:
     def __init__(
         self,
         driver: Driver,
-        locks: SessionLocks,
         collection: str,
+        *,
+        locks: SessionLocks,
         guard: ModelGuard,
         call: CallTime,
         written: Written,
@@ -497,7 +494,7 @@ class ConversationWriter:
 def _update_of(piece: _Piece, at: int, now: datetime) -> Document:
     """The context of a turn, and its vector where that changes."""
     session = piece.rewriting.session
-    update = context_update(session.context(at), now)
+    update = queries.context_update(session.context(at), now)
     if at in piece.vectors:
         vector = piece.vectors[at]
         fields, removed = queries.vector_update(
@@ -570,7 +567,7 @@ def _neighbours(sessions: Sequence[Session]) -> list[Write]:
         stored = [at for at, turn in enumerate(session.turns) if turn.draft is None]
         for at in stored[-WINDOW:]:
             row = rows_by_id_filter([session.turns[at].row_id], session.name.scope, now)
-            updates.append(Update(row, context_update(session.context(at), now)))
+            updates.append(Update(row, queries.context_update(session.context(at), now)))
     return updates
 
 

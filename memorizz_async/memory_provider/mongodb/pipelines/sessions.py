@@ -43,7 +43,7 @@ def session_tail_pipeline(
 
 
 def turns_around_pipelines(
-    scope: Mapping[str, Any], session_id: str, first: Any, last: Any, limit: int, now: datetime
+    scope: Mapping[str, Any], session_id: str, first: Any, last: Any, *, limit: int, now: datetime
 ) -> list[list[Document]]:
     """Three: the turns of a session from one number to another, expired ones too; the last ones
     before those; and the first ones after them.

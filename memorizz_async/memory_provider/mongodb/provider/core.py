@@ -95,6 +95,6 @@ class ProviderCore:
         """What writes the turns of a memory type."""
         session = await self._session(call)
         return ConversationWriter(
-            session.driver, session.session_locks, self._collections[kind], self._guard, call,
-            self._search.written,
+            session.driver, self._collections[kind], locks=session.session_locks,
+            guard=self._guard, call=call, written=self._search.written,
         )  # fmt: skip

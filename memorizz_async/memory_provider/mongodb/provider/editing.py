@@ -165,7 +165,7 @@ class Editing(Changing):
     async def _embed_and_write(
         self, kind: MemoryType, change: Update, fields: Row, form: EmbeddingForm, call: CallTime
     ) -> int:
-        """Change rows; a new content goes with its embedding, by the collection's model. How many."""
+        """Change rows, a new content with its embedding by the collection's model; how many."""
         content = fields.get("content")
         if not isinstance(content, str) or not content.strip():
             return (await self._check_and_write(kind, change, fields, call)).matched
