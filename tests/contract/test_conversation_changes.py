@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from support.embedder import CountingEmbedder, vector_of
 
 from memorizz_async import EVERY_TENANT, AsyncMongoDBProvider, MemoryType

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from memorizz_async.deadline import CallTime, Deadline
 from memorizz_async.embeddings.protocol import Embedder
@@ -38,7 +38,7 @@ from memorizz_async.memory_provider.mongodb.conversation import (
     turns_around,
 )
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
-from memorizz_async.memory_provider.mongodb.pipelines import all_of, rows_by_id_filter
+from memorizz_async.memory_provider.mongodb.pipelines import STAGED, all_of, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.pipelines import sessions as queries
 from memorizz_async.memory_provider.mongodb.protocol import (
     Delete,
@@ -54,6 +54,7 @@ from memorizz_async.memory_provider.mongodb.session_locks import (
     LockLostError,
     SessionLocks,
     SessionName,
+    to_its_end,
 )
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.writing import Draft, Written
@@ -66,8 +67,6 @@ _SESSIONS_AT_ONCE = 50
 _TURNS_AT_ONCE = 200
 """Of one session; so at most 10,000 turns are in work at a time."""
 _ROWS_A_WRITE = 500
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -161,7 +160,7 @@ class ConversationWriter:
                 for session in sessions
             }
             await held.confirm(deadline, next_numbers)
-        new_ids = await _to_its_end(self._insert(sessions, rows, held, deadline))
+        new_ids = await to_its_end(self._insert(sessions, rows, held, deadline))
         if isinstance(new_ids, WriteError):  # it counts among the rows that were sent
             new_ids.failed = {where[at]: reason for at, reason in new_ids.failed.items()}
             new_ids.written_ids = {where[at]: one for at, one in new_ids.written_ids.items()}
@@ -385,7 +384,7 @@ class ConversationWriter:
     ) -> WriteOutcome:
         """Embed what has to be embedded again, write the neighbours, then the turns themselves."""
 
-        async def write(embedder: Callable[[], Embedder]) -> WriteOutcome:
+        async def write(embedder: Callable[[], Embedder] | None) -> WriteOutcome:
             await self._embed(pieces, embedder)
             deadline = self._call.for_database()
             if held is not None:
@@ -394,15 +393,24 @@ class ConversationWriter:
             await self._write_all(neighbours, deadline)
             return await self._write_all(own, deadline)
 
-        return await self._guard.by_the_active_model(
-            self._driver, self._collection, write, self._call
-        )
+        try:
+            return await self._guard.by_the_active_model(
+                self._driver, self._collection, write, self._call
+            )
+        except EmbeddingModelMismatchError:  # the rows are being changed to another model
+            if any(own.embeds for piece in pieces for own in piece.changes.values()):
+                raise
+        return await write(None)
 
-    async def _embed(self, pieces: Sequence[_Piece], embedder: Callable[[], Embedder]) -> None:
+    async def _embed(
+        self, pieces: Sequence[_Piece], embedder: Callable[[], Embedder] | None
+    ) -> None:
         """The new vectors of the turns whose embedded text changes.
 
         A vector that names no model is the caller's own, and stays. One that was made here, of a
         model that this provider does not have, goes: it holds the meaning of what is deleted.
+
+        embedder: None where no vector can be made that the collection takes.
         """
         wanted: list[tuple[_Piece, int, str]] = []
         dropped = 0
@@ -418,9 +426,11 @@ class ConversationWriter:
                     continue
                 if not turn.text.strip():
                     piece.vectors[at] = None
-                elif (own is not None and own.embeds) or self.has_model(turn.model):
+                elif embedder is not None and (
+                    (own is not None and own.embeds) or self.has_model(turn.model)
+                ):
                     wanted.append((piece, at, session.embedded_text(at)))
-                elif turn.in_context:
+                elif embedder is None or turn.in_context:
                     piece.vectors[at], dropped = None, dropped + 1
         if dropped:
             log.warning(
@@ -429,7 +439,7 @@ class ConversationWriter:
                 dropped,
                 self._collection,
             )
-        if not wanted:
+        if not wanted or embedder is None:
             return
         model = embedder()
         texts = [text for _, _, text in wanted]
@@ -495,6 +505,8 @@ def _update_of(piece: _Piece, at: int, now: datetime) -> Document:
     """The context of a turn, and its vector where that changes."""
     session = piece.rewriting.session
     update = queries.context_update(session.context(at), now)
+    if at in piece.rewriting.vectors:  # what is staged was made with the old words
+        update["$unset"] = {STAGED: ""}
     if at in piece.vectors:
         vector = piece.vectors[at]
         fields, removed = queries.vector_update(
@@ -589,17 +601,3 @@ def _sum(one: WriteOutcome, other: WriteOutcome) -> WriteOutcome:
         inserted=one.inserted + other.inserted,
         deleted=one.deleted + other.deleted,
     )
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Do it to its end also where the caller is cancelled meanwhile, which it is then told: half a
-    write would leave numbers that no turn has. The work has a deadline of its own.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # it is known: the cancellation is what counts
-        raise

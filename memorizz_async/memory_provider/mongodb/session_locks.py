@@ -14,11 +14,11 @@ import json
 import logging
 import random
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from memorizz_async.deadline import Deadline
@@ -39,6 +39,8 @@ LEASE_S = 5.0
 _RENEWALS = 4
 _LONGEST_PAUSE_S = 0.05
 _RELEASE_MS = 5_000
+
+T = TypeVar("T")
 
 
 class LockLostError(Exception):
@@ -164,11 +166,13 @@ class SessionLocks:
     async def _acquire_one(self, key: str, owner: str, deadline: Deadline) -> int:
         pause = 0.002
         while not await self._insert([key], owner, deadline):
-            taken = await self._driver.find_and_update(
-                COLLECTION,
-                queries.free_lock_filter(key, datetime.now(UTC)),
-                queries.take_lock(owner, _until()),
-                deadline=deadline,
+            taken = await to_its_end(
+                self._driver.find_and_update(
+                    COLLECTION,
+                    queries.free_lock_filter(key, datetime.now(UTC)),
+                    queries.take_lock(owner, _until()),
+                    deadline=deadline,
+                )
             )
             if taken is not None:
                 return int(taken.get("next") or 0)
@@ -180,7 +184,10 @@ class SessionLocks:
     async def _insert(self, keys: list[str], owner: str, deadline: Deadline) -> bool:
         """Take locks that nobody holds; whether all were taken."""
         rows = [Insert(queries.new_lock(key, owner, _until())) for key in keys]
-        outcome = await self._driver.write_many(COLLECTION, rows, ordered=False, deadline=deadline)
+        # To its end: what is taken after it was given up would stay taken.
+        outcome = await to_its_end(
+            self._driver.write_many(COLLECTION, rows, ordered=False, deadline=deadline)
+        )
         for refusal in outcome.refused.values():
             if refusal.code != DUPLICATE_KEY:
                 raise WriteError(
@@ -223,3 +230,18 @@ async def _renew(held: Held) -> None:
 
 def _until() -> datetime:
     return datetime.now(UTC) + timedelta(seconds=LEASE_S)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do it to its end also where the caller is cancelled meanwhile; then it is cancelled.
+
+    work: has a deadline of its own. Half of it would leave a lock, or a number that no turn has.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # it is known: the cancellation is what counts
+        raise
