@@ -1,4 +1,4 @@
-"""Several writers of one conversation: coroutines, providers, processes; and those that break off."""
+"""Several writers of one conversation: calls, providers, processes; and those that break off."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ WRITER = """
 import asyncio, sys
 from support.embedder import CountingEmbedder
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
+from memorizz_async.memory_provider.mongodb import session_locks
 
 session_locks.LEASE_S = 0.4
 uri, db_name, name, calls = *sys.argv[1:4], int(sys.argv[4])
@@ -46,7 +47,7 @@ async def main():
                 turns, session_id="s", memory_id="m", user_id=None
             )
         async def append_keyed(number):
-            turns = [{"content": f"k{number}{part}", "dedup_key": f"{number}{part}"} for part in "ab"]
+            turns = [{"content": f"k{number}{c}", "dedup_key": f"{number}{c}"} for c in "ab"]
             return await provider.store_conversation_async(
                 turns, session_id="keyed", memory_id="m", user_id=None
             )
@@ -98,9 +99,7 @@ def rows(mongod: Any, db_name: str) -> Any:
 
 def check_all(database: Any, *, holes: int = 0, session_id: str = "s") -> list[str]:
     """Every turn has a number of its own, the context and the vector of its place; the contents."""
-    found = sorted(
-        database[COLLECTION].find({"session_id": session_id}), key=lambda row: row["turn"]
-    )
+    found = list(database[COLLECTION].find({"session_id": session_id}, sort=[("turn", 1)]))
     numbers = [row["turn"] for row in found]
     assert len(set(numbers)) == len(numbers)
     assert numbers[-1] - len(numbers) + 1 <= holes, numbers
@@ -233,7 +232,7 @@ async def test_where_the_model_fails_nothing_is_deleted(
 async def test_without_the_model_of_the_neighbours_their_vectors_go(
     rows: Any, provider: AsyncMongoDBProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They hold the meaning of what is deleted; the log says how many, and nothing that was said."""
+    """They hold the meaning of what is deleted; the log says how many."""
     ids = await provider.store_conversation_async(["1", "2", "3", "4"], session_id="s", **WHOLE)
     config = MongoDBConfig(provider.config.uri, provider.config.db_name)
     stranger = as_embedder(CountingEmbedder(), model_name="another")

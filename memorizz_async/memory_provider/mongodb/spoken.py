@@ -94,7 +94,7 @@ def _texts(content: Any, depth: int) -> Iterator[str]:
 
 def _of_part(part: Mapping[str, Any], depth: int) -> Iterator[str]:
     kind = part.get("type")
-    if kind in _CALLS:
+    if isinstance(kind, str) and kind in _CALLS:
         yield _call(part.get("name"), part.get("input", part.get("arguments")))
         return
     for name in _TEXTS:
