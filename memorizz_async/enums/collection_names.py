@@ -8,7 +8,7 @@ from memorizz_async.enums.memory_type import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError
 
 RESERVED_COLLECTIONS = frozenset(
-    {"embedding_models", "embedding_cache", "memory_jobs", "raw_transcripts"}
+    {"embedding_models", "embedding_cache", "memory_jobs", "raw_transcripts", "session_locks"}
 )
 """The collections that this package keeps for itself."""
 

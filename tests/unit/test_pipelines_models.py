@@ -21,11 +21,10 @@ EMBEDDED = {
 }
 ANOTHER = {"$and": [EMBEDDED, {"embedding_model": {"$ne": "m"}}]}
 HOLDS = {"$expr": {"$eq": ["$content", "$embedding_next.text"]}}
-NO_ARRAY = {"$not": {"$type": "array"}}
-HAS_TEXT = {"content": {"$regex": r"\S", "$not": {"$type": "array"}}}
+HAS_TEXT = [{"content": {"$regex": r"\S"}}, {"content": {"$type": "array"}}]
 TO_EMBED = [
     ANOTHER,
-    HAS_TEXT,
+    {"$or": HAS_TEXT},
     {
         "$or": [
             {"embedding_next.model": {"$ne": "m"}},
@@ -33,8 +32,6 @@ TO_EMBED = [
         ]
     },
 ]
-SESSION = {"memory_id": "t", "user_id": None, "session_id": "s"}
-READ = {"$project": {"content": 1, "turn": 1}}
 
 SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (q.states_filter, lambda: q.states_filter(["b", "a"]), {"_id": {"$in": ["a", "b"]}}),
@@ -135,12 +132,22 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (
         q.without_text_filter,
         lambda: q.without_text_filter("m"),
-        {"$and": [ANOTHER, {"$nor": [HAS_TEXT]}]},
+        {"$and": [ANOTHER, {"$nor": HAS_TEXT}]},
     ),
     (
         q.to_embed_projection,
         q.to_embed_projection,
-        {"content": 1, "memory_id": 1, "user_id": 1, "session_id": 1, "turn": 1},
+        {
+            "content": 1,
+            "tool_calls": 1,
+            "context": 1,
+            "memory_id": 1,
+            "user_id": 1,
+            "session_id": 1,
+            "turn": 1,
+            "expires_at": 1,
+            "embedding_model": 1,
+        },
     ),
     (
         q.count_pipeline,
@@ -148,22 +155,14 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         [{"$match": {"a": 1}}, {"$count": "rows"}],
     ),
     (
-        q.turns_before_pipeline,
-        lambda: q.turns_before_pipeline({"memory_id": "t", "user_id": None}, "s", 4, 6, 2),
-        [
-            [{"$match": {**SESSION, "turn": {"$gte": 4, "$lte": 6, **NO_ARRAY}}}, READ],
-            [
-                {"$match": {**SESSION, "turn": {"$gte": -(2**53), "$lt": 4, **NO_ARRAY}}},
-                {"$sort": {"turn": -1, "_id": -1}},
-                {"$limit": 2},
-                READ,
-            ],
-        ],
-    ),
-    (
         q.stage_filter,
         lambda: q.stage_filter(1, "text", "m"),
         {"_id": 1, "content": "text", "embedding_model": {"$ne": "m"}},
+    ),
+    (
+        q.stage_filter,
+        lambda: q.stage_filter(1, "text", "m", {"context": "before"}),
+        {"_id": 1, "content": "text", "context": "before", "embedding_model": {"$ne": "m"}},
     ),
     (
         q.stage_update,

@@ -32,6 +32,7 @@ from memorizz_async.memory_provider.mongodb.embedding_cache import CacheWriter
 from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.recall_tracker import RecallTracker
+from memorizz_async.memory_provider.mongodb.session_locks import SessionLocks
 from memorizz_async.memory_provider.mongodb.vector_search.resident import ResidentStore
 from memorizz_async.redaction import redact_uri
 
@@ -49,6 +50,7 @@ class LoopSession:
 
     def __init__(self, driver: Driver, config: MongoDBConfig, notices: Notices) -> None:
         self.driver = driver
+        self.session_locks = SessionLocks(driver)
         self.tracker = RecallTracker(driver, notices, timeout_ms=config.timeout_ms)
         self.cache = CacheWriter(
             driver, notices, ttl_s=config.embedding_cache_ttl_s, timeout_ms=config.timeout_ms

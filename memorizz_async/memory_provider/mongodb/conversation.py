@@ -1,213 +1,240 @@
-"""Turns of a conversation, each stored so that it is found by what was said around it.
+"""Turns of a conversation, each found by what was said around it: the pure part, and its reads.
 
 "Yes, last summer!" answers a question that stands in the turn before. So a turn is embedded
 together with the two turns before it, and its `context` field, which the text index covers, holds
 the two turns on either side. Two on a side, so that of two speakers each is heard on each side.
 Neither field is what a caller reads: `content` stays the turn alone.
+
+A turn lends its words only to turns that expire no later than it does: the server deletes expired
+rows without us, and what is deleted must be nowhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from memorizz_async.deadline import CallTime, Deadline
-from memorizz_async.embeddings.protocol import Embedder
-from memorizz_async.errors import InvalidInputError, WriteError
-from memorizz_async.memory_provider.mongodb import writing
-from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
-from memorizz_async.memory_provider.mongodb.pipelines import (
-    LARGEST_TURN,
-    context_update,
-    id_projection,
-    rows_by_id_filter,
+from bson import Decimal128
+from bson.datetime_ms import DatetimeMS
+
+from memorizz_async.deadline import Deadline
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
+    FINITE,
     session_tail_pipeline,
+    turns_around_pipelines,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
-from memorizz_async.memory_provider.mongodb.rows import dedup_id, public_id
-from memorizz_async.memory_provider.mongodb.spoken import text_of
-from memorizz_async.memory_provider.mongodb.writing import Draft, Written
-from memorizz_async.redaction import shown
-from memorizz_async.timestamps import number_of
+from memorizz_async.memory_provider.mongodb.session_locks import SessionName
+from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
+from memorizz_async.memory_provider.mongodb.writing import Draft
 
 WINDOW = 2
 """How many turns on a side belong to a turn's context."""
 
 
 @dataclass
-class Told:
-    """A turn among its neighbours: one that is stored already, or one that is to be written."""
+class Turn:
+    """A turn among its neighbours: one that is stored already, or one that is to be written.
 
-    content: str
+    model: what its vector is of; None where it names none. in_context: whether we know that its
+    vector was made with the turns before it.
+    """
+
+    text: str
     number: int
     row_id: Any = None
+    expires_at: Any = None
+    model: str | None = None
+    in_context: bool = False
     draft: Draft | None = None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Turn:
+        model = row.get("embedding_model")
+        return cls(
+            text_of(content_of(row)),
+            number_of(row["turn"]),
+            row["_id"],
+            row.get("expires_at"),
+            model if isinstance(model, str) else None,
+            row.get("embedded_turns") is not None,
+        )
+
+    @property
+    def key(self) -> Hashable:
+        return key_of(self.row_id)
+
+    def lasts_as_long_as(self, other: Turn) -> bool:
+        """Whether it does not expire before the other."""
+        if self.expires_at is None:
+            return True
+        return other.expires_at is not None and end_of(self.expires_at) >= end_of(other.expires_at)
+
+    def has_expired(self, now: datetime) -> bool:
+        return self.expires_at is not None and end_of(self.expires_at) <= end_of(now)
 
 
 @dataclass
 class Session:
-    """The last turns that are stored of a session, then those to be written, in order."""
+    """Turns of one session that follow each other, in order."""
 
-    scope: dict[str, str | None]
-    turns: list[Told] = field(default_factory=list)
+    name: SessionName
+    turns: list[Turn] = field(default_factory=list)
 
     def before(self, position: int) -> list[str]:
-        return [turn.content for turn in self.turns[max(0, position - WINDOW) : position]]
+        return self._heard(position, self.turns[max(0, position - WINDOW) : position])
 
     def after(self, position: int) -> list[str]:
-        return [turn.content for turn in self.turns[position + 1 : position + 1 + WINDOW]]
+        return self._heard(position, self.turns[position + 1 : position + 1 + WINDOW])
 
     def context(self, position: int) -> str:
         return "\n".join([*self.before(position), *self.after(position)])
 
     def embedded_text(self, position: int) -> str:
         """The turn first: a model that cuts long texts then cuts its neighbours."""
-        return "\n".join([self.turns[position].content, *self.before(position)])
+        return "\n".join([self.turns[position].text, *self.before(position)])
 
-    def append(self, draft: Draft) -> None:
-        number = self.turns[-1].number + 1 if self.turns else 0
-        self.turns.append(Told(str(draft.fields.get("content") or ""), number, draft=draft))
+    def append(self, draft: Draft, least: int = 0) -> None:
+        """Add a turn with the next number, at least this one."""
+        number = max(least, self.turns[-1].number + 1 if self.turns else 0)
+        text = text_of(draft.fields.get("content") or "")
+        expires_at = draft.fields.get("expires_at")
+        self.turns.append(Turn(text, number, expires_at=expires_at, draft=draft))
 
-
-async def store(
-    driver: Driver,
-    collection: str,
-    drafts: Sequence[Draft],
-    session_id: str | None,
-    *,
-    embedder: Callable[[], Embedder],
-    guard: ModelGuard,
-    call: CallTime,
-    written: Written,
-) -> list[str]:
-    """Write the turns after those that are stored of their sessions; their ids, in order."""
-    named = [_session_id(draft, session_id, at) for at, draft in enumerate(drafts)]
-    deadline = call.for_database()
-    stored = await _stored(driver, collection, drafts, deadline)
-    for draft, name in zip(drafts, named, strict=True):
-        draft.fields["session_id"] = name
-    missing = [draft for at, draft in enumerate(drafts) if at not in stored]
-    sessions = await _sessions(driver, collection, missing, deadline)
-    new = _complete(sessions)
-    await writing.embed([d for d, _ in new], [text for _, text in new], embedder, call)
-    deadline = call.for_database()
-    await writing.check(driver, collection, [draft for draft, _ in new], deadline, guard)
-    # First, so that an error here means that nothing was written: the call can be repeated.
-    await _tell_neighbours(driver, collection, sessions, deadline)
-    where = [at for at in range(len(drafts)) if at not in stored]
-    rows = [drafts[at] for at in where]
-    try:
-        new_ids = await writing.insert(driver, collection, rows, deadline, guard, written=written)
-    except WriteError as error:  # it counts among the rows that were sent
-        error.failed = {where[at]: reason for at, reason in error.failed.items()}
-        error.written_ids = {where[at]: row_id for at, row_id in error.written_ids.items()}
-        raise
-    ids = {**stored, **dict(zip(where, new_ids, strict=True))}
-    return [ids[at] for at in range(len(drafts))]
+    def _heard(self, position: int, neighbours: Sequence[Turn]) -> list[str]:
+        turn = self.turns[position]
+        return [other.text for other in neighbours if other.lasts_as_long_as(turn)]
 
 
-async def _sessions(
-    driver: Driver, collection: str, drafts: Sequence[Draft], deadline: Deadline
-) -> list[Session]:
-    """The drafts in their sessions, after the turns that are stored there."""
-    grouped: dict[tuple[Any, ...], list[Draft]] = {}
-    for draft in drafts:
-        key = (*draft.scope.fields().values(), draft.fields["session_id"])
-        grouped.setdefault(key, []).append(draft)
-    sessions = await asyncio.gather(
-        *(_tail(driver, collection, group[0], deadline) for group in grouped.values())
-    )
-    for session, group in zip(sessions, grouped.values(), strict=True):
-        for draft in group:
-            session.append(draft)
-    return sessions
+@dataclass
+class Rewriting:
+    """What a change of some turns means for their session.
 
-
-def _complete(sessions: Sequence[Session]) -> list[tuple[Draft, str]]:
-    """Give each new turn its number and its context; the drafts with the text to embed."""
-    found = []
-    for session in sessions:
-        for position, turn in enumerate(session.turns):
-            if turn.draft is not None:
-                turn.draft.fields.update(turn=turn.number, context=session.context(position))
-                found.append((turn.draft, session.embedded_text(position)))
-    return found
-
-
-async def _tell_neighbours(
-    driver: Driver, collection: str, sessions: Sequence[Session], deadline: Deadline
-) -> None:
-    """Write the new turns into the context of the stored ones before them.
-
-    The whole context is written, so that doing it again changes nothing and mends what an
-    interrupted write left.
+    session: as it is afterwards. context: the positions of those turns in it whose context changes.
+    vectors: those whose embedded text changes.
     """
-    now = datetime.now(UTC)
-    updates = []
-    for session in sessions:
-        stored = [at for at, turn in enumerate(session.turns) if turn.draft is None]
-        # The tail that was read is twice the window: of the last ones all neighbours are known.
-        for at in stored[-WINDOW:]:
-            row = rows_by_id_filter([session.turns[at].row_id], session.scope, now)
-            update = context_update(session.context(at), now)
-            updates.append(driver.update_many(collection, row, update, deadline=deadline))
-    await asyncio.gather(*updates)
+
+    session: Session
+    context: list[int]
+    vectors: list[int]
 
 
-def _session_id(draft: Draft, session_id: str | None, position: int) -> str:
-    own = draft.fields.get("session_id", session_id)
-    if not isinstance(own, str) or not own:
-        raise InvalidInputError(
-            "A turn needs the session that it belongs to, a non-empty string",
-            seen=f"{shown(own)} in turn {position}",
-            fix="pass session_id, or give each turn its own",
-        )
-    return own
+def rewriting(
+    name: SessionName, turns: Sequence[Turn], changes: Mapping[Hashable, Turn | None]
+) -> Rewriting:
+    """What has to be written again where some turns change.
+
+    turns: those that are stored, with twice the window on either side of the changed ones.
+    changes: by key, the turn as it will be; None for one that leaves the session.
+    """
+    changed = {at for at, turn in enumerate(turns) if turn.key in changes}
+    session = Session(name)
+    context, vectors = [], []
+    for at, turn in enumerate(turns):
+        after = changes.get(turn.key, turn)
+        if after is None:
+            continue
+        if changed.intersection(range(at - WINDOW, at + WINDOW + 1)):
+            context.append(len(session.turns))
+        if changed.intersection(range(at - WINDOW, at + 1)):
+            vectors.append(len(session.turns))
+        session.turns.append(after)
+    return Rewriting(session, context, vectors)
 
 
-async def _stored(
-    driver: Driver, collection: str, drafts: Sequence[Draft], deadline: Deadline
-) -> dict[int, str]:
-    """The drafts whose `dedup_key` is stored already: their positions, and the rows' ids."""
-    ids = {
-        at: dedup_id(draft.fields["dedup_key"], draft.scope)
-        for at, draft in enumerate(drafts)
-        if draft.fields.get("dedup_key") is not None
-    }
-    if not ids:
-        return {}
-    there_now = rows_by_id_filter(list(ids.values()), {}, datetime.now(UTC))
-    rows = await driver.find(collection, there_now, projection=id_projection(), deadline=deadline)
-    there = {row["_id"] for row in rows}
-    return {at: public_id(row_id) for at, row_id in ids.items() if row_id in there}
-
-
-async def _tail(driver: Driver, collection: str, first: Draft, deadline: Deadline) -> Session:
-    scope, session_id = first.scope.fields(), str(first.fields["session_id"])
+async def last_turns(
+    driver: Driver, collection: str, name: SessionName, deadline: Deadline
+) -> Session:
+    """The last turns of a session: twice the window, so that of the last ones all neighbours are
+    known.
+    """
     rows = await driver.aggregate(
         collection,
-        session_tail_pipeline(scope, session_id, 2 * WINDOW, datetime.now(UTC)),
+        session_tail_pipeline(name.scope, name.session_id, 2 * WINDOW, datetime.now(UTC)),
         deadline=deadline,
     )
-    return Session(scope, told_of(reversed(rows)))
+    return Session(name, [Turn.of_row(row) for row in reversed(rows)])
 
 
-def told_of(rows: Iterable[Mapping[str, Any]]) -> list[Told]:
-    """The turns that rows are, in their order; a row whose `turn` is no number is none."""
-    numbered = ((row, turn_number(row.get("turn"))) for row in rows)
-    return [
-        Told(text_of(row.get("content")), number, row["_id"])
-        for row, number in numbered
-        if number is not None
-    ]
+async def turns_around(
+    driver: Driver,
+    collection: str,
+    name: SessionName,
+    numbers: Sequence[Any],
+    deadline: Deadline,
+    *,
+    keep: Mapping[Hashable, Any] | None = None,
+) -> list[Turn]:
+    """The turns of a session between the lowest and the highest of some numbers, and twice the
+    window on either side, in order.
+
+    keep: keys of expired turns that are wanted all the same.
+    """
+    now = datetime.now(UTC)
+    within, before, after = await asyncio.gather(
+        *(
+            driver.aggregate(collection, pipeline, deadline=deadline)
+            for pipeline in turns_around_pipelines(
+                name.scope, name.session_id, min(numbers, key=number_of),
+                max(numbers, key=number_of), limit=2 * WINDOW, now=now,
+            )
+        )
+    )  # fmt: skip
+    inside = sorted(within, key=lambda row: (number_of(row["turn"]), str(row["_id"])))
+    turns = [Turn.of_row(row) for row in (*reversed(before), *inside, *after)]
+    return [turn for turn in turns if turn.key in (keep or {}) or not turn.has_expired(now)]
 
 
-def turn_number(value: Any) -> int | None:
-    """The number of a turn; None for what is none, such as NaN, infinity or text."""
-    number = number_of(value)
-    if number is None or abs(number) > LARGEST_TURN:
-        return None
-    return int(number)
+def is_turn(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a turn of a session, as `store_conversation_async` writes them."""
+    turn = row.get("turn")
+    if isinstance(turn, bool) or not isinstance(turn, int | float | Decimal128):
+        return False
+    whose = (row.get("memory_id"), row.get("user_id"))
+    if not all(one is None or isinstance(one, str) for one in whose):
+        return False  # another program's: no call can name such a tenant
+    as_float = float(turn.to_decimal()) if isinstance(turn, Decimal128) else float(turn)
+    return -FINITE < as_float < FINITE and isinstance(row.get("session_id"), str)
+
+
+def number_of(turn: Any) -> int:
+    """A stored turn number, of whatever numeric type, as a whole number."""
+    return int(turn.to_decimal() if isinstance(turn, Decimal128) else turn)
+
+
+def end_of(value: Any) -> int:
+    """A date in milliseconds since the epoch, as BSON holds it; what is no date was long ago."""
+    if isinstance(value, DatetimeMS):
+        return int(value)
+    if not isinstance(value, datetime):
+        return -(2**63)
+    return int(DatetimeMS(value if value.tzinfo else value.replace(tzinfo=UTC)))
+
+
+_TEXT = frozenset({"content", "content_parts", "tool_calls", "expires_at"})
+_PLACE = frozenset({"session_id", "turn", "memory_id", "user_id"})
+
+
+def touches_turns(fields: Mapping[str, Any]) -> bool:
+    """Whether setting these fields of a turn changes what other turns may hold of it."""
+    return not (_TEXT | _PLACE).isdisjoint(name.partition(".")[0] for name in fields)
+
+
+def moves_turns(fields: Mapping[str, Any]) -> bool:
+    """Whether it changes the place of a turn, or its text in a way that only the server knows."""
+    return any(
+        (root := name.partition(".")[0]) in _PLACE or (root != name and root in _TEXT)
+        for name in fields
+    )
+
+
+def changed_turn(turn: Turn, fields: Mapping[str, Any]) -> Turn:
+    """The turn as it is with these fields."""
+    text, expires_at = turn.text, turn.expires_at
+    if "content" in fields or fields.get("tool_calls") is not None:
+        text = text_of(content_of({"content": None, **fields}))
+    return replace(turn, text=text, expires_at=fields.get("expires_at", expires_at))

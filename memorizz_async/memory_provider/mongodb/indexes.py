@@ -16,9 +16,9 @@ from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.pipelines import (
     list_indexes,
     search_index_definition,
-    session_index_keys,
 )
 from memorizz_async.memory_provider.mongodb.pipelines.editing import history_index_keys
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import session_index_keys
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.search_index import IndexProgress, SearchIndex
 from memorizz_async.memory_provider.mongodb.vector_search.atlas import has_no_search

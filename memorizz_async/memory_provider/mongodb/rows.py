@@ -23,7 +23,7 @@ from memorizz_async.memory_provider.mongodb.fields import (
     memory_fields,
 )
 from memorizz_async.memory_provider.mongodb.scope import Scope
-from memorizz_async.memory_provider.mongodb.spoken import content_of
+from memorizz_async.memory_provider.mongodb.spoken import PARTS, content_of, with_message_text
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
 from memorizz_async.redaction import shown
 from memorizz_async.validation import check_depth, checked_text
@@ -70,6 +70,7 @@ def draft(
         raise InvalidInputError(
             "A memory must be a string or a mapping of fields", seen=f"a {type(memory).__name__}"
         )
+    memory = with_message_text(memory)
     fields = memory_fields(
         memory, codec, refused=refused, more_bytes=_vector_bytes(memory.get("embedding"))
     )
@@ -210,6 +211,8 @@ def public_row(row: Row, memory_type: str) -> Row:
     shown.update({name: value for name, value in row.items() if name not in shown})
     if "memory_type" in row and not _is_type(row["memory_type"], memory_type):
         shown[OWN_FIELDS] = {name: row[name] for name in ("memory_type", OWN_FIELDS) if name in row}
+    if isinstance(row.get("content"), list):  # a message that another program wrote
+        shown[PARTS] = row["content"]
     if shown.get("embedding") is not None:
         shown["embedding"] = public_embedding(shown["embedding"])
     return shown

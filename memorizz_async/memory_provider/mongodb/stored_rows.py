@@ -18,6 +18,7 @@ from memorizz_async.memory_provider.mongodb.fields import (
     check_not_blank,
     record_fields,
 )
+from memorizz_async.memory_provider.mongodb.pipelines.rows import STAGED
 from memorizz_async.memory_provider.mongodb.rows import (
     Row,
     UuidForm,
@@ -26,6 +27,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
     stored_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import EVERY_TENANT, UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.spoken import PARTS
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, check_size
 from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_choice, checked_flag
@@ -176,3 +178,15 @@ def as_stored(row: Row) -> Row:
     if isinstance(shown.get("embedding"), Binary):
         shown["embedding"] = public_embedding(shown["embedding"])
     return shown
+
+
+def removed_with(fields: Row) -> list[str]:
+    """The fields of a row that go where others are set: what the old ones alone were right for."""
+    removed = []
+    if "embedding" in fields:
+        if "embedding_model" not in fields:
+            removed.append("embedding_model")  # of the old one, which this one may not be of
+        removed.append("embedded_turns")
+    if "content" in fields:
+        removed += [STAGED] if PARTS in fields else [STAGED, PARTS]  # they hold the old text
+    return removed

@@ -21,6 +21,7 @@ from memorizz_async.errors import (
 )
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
 from memorizz_async.memory_provider.mongodb.pipelines import expired_filter
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import identity_projection
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
     REFUSED_BY_VALIDATOR,
@@ -43,6 +44,10 @@ from memorizz_async.vectors import Vector, checked_vector
 
 Written = Callable[[str, Timestamp], None]
 """Told a collection and the server's logical time after a write to it."""
+
+_ROUNDS = 3
+
+_TAKEN = "the id that this dedup_key makes is another row's, of another tenant or without the key"
 
 _ROWS_A_WRITE = 500
 """A few milliseconds of BSON encoding on the loop between two awaits."""
@@ -217,10 +222,14 @@ async def insert(
     if len(items) == 1 and failed[0].code == DUPLICATE_KEY:
         raise DuplicateMemoryError(
             f"{collection!r} holds a row with this _id already"
-            if failed[0].same_id
+            if failed[0].same_id and failed[0].reason != _TAKEN
+            else f"Nothing was written to {collection!r}: {_TAKEN}"
+            if failed[0].reason == _TAKEN
             else f"A unique index of {collection!r} does not take the row",
             seen=describe_id(ids[0]),
-            fix="leave _id out, or pass a dedup_key, which makes a repeated write harmless",
+            fix="write it with another dedup_key, or delete that row"
+            if failed[0].reason == _TAKEN
+            else "leave _id out, or pass a dedup_key, which makes a repeated write harmless",
             code=DUPLICATE_KEY,
         )
     raise _write_error(ids, failed, collection)
@@ -237,28 +246,62 @@ async def _insert_rows(
 ) -> dict[int, Refusal]:
     """Write some rows; those that were refused, by position. A `dedup_key` that is there already
     is no refusal, unless its row has expired: then that one makes way, since nobody can see it.
+
+    Where the id that the key makes is taken by another row, of another tenant for instance, the row
+    is refused: with another id, a repeated write could come twice when the first is free again.
     """
     refused = await _insert_once(driver, collection, rows, deadline, written=written)
-    again = [
-        position
-        for position, refusal in refused.items()
-        if refusal.same_id and rows[position].get("dedup_key")
-    ]
-    for position in again:
-        del refused[position]
-    if again:
-        expired = expired_filter([rows[position]["_id"] for position in again], now)
-        if await driver.delete_many(collection, expired, deadline=deadline):
-            some = [rows[position] for position in again]
-            retried = await _insert_once(driver, collection, some, deadline, written=written)
-            refused.update(
-                {
-                    again[position]: refusal
-                    for position, refusal in retried.items()
-                    if not refusal.same_id
-                }
-            )
-    return refused
+    for _ in range(_ROUNDS):
+        again = [
+            position
+            for position, refusal in refused.items()
+            if refusal.same_id and refusal.reason != _TAKEN and rows[position].get("dedup_key")
+        ]
+        if not again:
+            break
+        ids = [rows[position]["_id"] for position in again]
+        there = await driver.find(
+            collection, {"_id": {"$in": ids}}, projection=identity_projection(), deadline=deadline
+        )
+        by_id = {row["_id"]: row for row in there}
+        retried: list[int] = []
+        expired: list[Any] = []
+        for position in again:
+            row = rows[position]
+            stored = by_id.get(row["_id"])
+            if stored is None:  # deleted meanwhile
+                retried.append(position)
+            elif not is_row_of(stored, row["dedup_key"], row):
+                refused[position] = Refusal(DUPLICATE_KEY, _TAKEN, same_id=True)
+            elif _is_past(stored.get("expires_at"), now):
+                expired.append(row["_id"])
+                retried.append(position)
+            else:
+                del refused[position]
+        if expired:
+            await driver.delete_many(collection, expired_filter(expired, now), deadline=deadline)
+        if retried:
+            some = [rows[position] for position in retried]
+            outcome = await _insert_once(driver, collection, some, deadline, written=written)
+            for at, position in enumerate(retried):
+                del refused[position]
+                if at in outcome:
+                    refused[position] = outcome[at]
+    return dict(sorted(refused.items()))
+
+
+def is_row_of(stored: Row, dedup_key: str, owner: Mapping[str, Any]) -> bool:
+    """Whether a stored row is the one that a `dedup_key` of a tenant means.
+
+    owner: what names the tenant, such as the row to write.
+    """
+    return stored.get("dedup_key") == dedup_key and all(
+        stored.get(name) == owner[name] for name in ("memory_id", "user_id")
+    )
+
+
+def _is_past(expires_at: Any, now: datetime) -> bool:
+    return isinstance(expires_at, datetime) and expires_at <= now
 
 
 async def _insert_once(

@@ -1,7 +1,7 @@
 """Every query that this package sends, as pure functions from values to documents.
 
 What searches and stores use is named here; `editing` is about listing and changing rows, `models`
-about the embedding models of collections.
+about the embedding models of collections, `sessions` about the turns of conversations.
 """
 
 from memorizz_async.memory_provider.mongodb.pipelines.changes import (
@@ -24,12 +24,6 @@ from memorizz_async.memory_provider.mongodb.pipelines.rows import (
     touch_filter,
     touch_update,
     vector_projection,
-)
-from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
-    LARGEST_TURN,
-    context_update,
-    session_index_keys,
-    session_tail_pipeline,
 )
 from memorizz_async.memory_provider.mongodb.pipelines.vectors import (
     MAX_CANDIDATES,
@@ -68,7 +62,6 @@ __all__ = [
     "cached_vector",
     "cached_vectors_filter",
     "changes_pipeline",
-    "context_update",
     "create_search_index",
     "expired_filter",
     "id_projection",
@@ -84,8 +77,6 @@ __all__ = [
     "scan_projection",
     "search_index_definition",
     "search_indexes_pipeline",
-    "session_index_keys",
-    "session_tail_pipeline",
     "text_index_keys",
     "text_query",
     "text_search_pipeline",

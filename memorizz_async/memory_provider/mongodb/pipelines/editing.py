@@ -119,9 +119,15 @@ def fields_update(fields: Mapping[str, Any], removed: Sequence[str] = ()) -> Doc
     return update
 
 
-def upsert_update(fields: Mapping[str, Any], where_new: Mapping[str, Any]) -> Document:
-    """Set fields; on a row that comes to be by this, also `where_new`, its `_id` among them."""
-    return {"$set": dict(fields), "$setOnInsert": dict(where_new)}
+def upsert_update(
+    fields: Mapping[str, Any], where_new: Mapping[str, Any], removed: Sequence[str] = ()
+) -> Document:
+    """Set fields, and take some off; on a row that comes to be by this, also set `where_new`, its
+    `_id` among them.
+    """
+    update: Document = {"$set": dict(fields), "$setOnInsert": dict(where_new)}
+    off = dict.fromkeys((name for name in removed if name not in {*fields, *where_new}), "")
+    return {**update, "$unset": off} if off else update
 
 
 def expired_rows_filter(scope: Mapping[str, Any], before: datetime) -> Document:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,6 @@ from bson import Binary, Timestamp
 
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState
 from memorizz_async.memory_provider.mongodb.pipelines import (
-    LARGEST_TURN,
     STAGED,
     all_of,
     any_embedded_filter,
@@ -20,9 +19,10 @@ from memorizz_async.memory_provider.mongodb.protocol import Document
 COLLECTION = "embedding_models"
 """One document for each collection that holds vectors; `_id` is the collection's name."""
 
-_NO_ARRAY: Document = {"$not": {"$type": "array"}}
-"""A condition on an array holds where it holds for one of its elements."""
-_HAS_TEXT: Document = {"content": {"$regex": r"\S", **_NO_ARRAY}}
+_HAS_TEXT: Document = {
+    "$or": [{"content": {"$regex": r"\S"}}, {"content": {"$type": "array"}}],
+}
+"""Text, or the parts of a message that another program wrote."""
 _STAGED_TEXT_IS_OLD: Document = {"$expr": {"$ne": ["$content", f"${STAGED}.text"]}}
 _STAGED_TEXT_HOLDS: Document = {"$expr": {"$eq": ["$content", f"${STAGED}.text"]}}
 
@@ -178,12 +178,16 @@ def to_embed_filter(model: str, but: Sequence[Any] = ()) -> Document:
 
 def without_text_filter(model: str) -> Document:
     """Rows with a vector of another model and no text that a new one could be made of."""
-    return all_of(with_vector_of_another(model), {"$nor": [_HAS_TEXT]})
+    return all_of(with_vector_of_another(model), {"$nor": _HAS_TEXT["$or"]})
 
 
 def to_embed_projection() -> Document:
     """What the vector of a row is made of, and which turn of which session it is."""
-    return {"content": 1, "memory_id": 1, "user_id": 1, "session_id": 1, "turn": 1}
+    names = (
+        "content", "tool_calls", "context", "memory_id", "user_id", "session_id", "turn",
+        "expires_at", "embedding_model",
+    )  # fmt: skip
+    return dict.fromkeys(names, 1)
 
 
 def count_pipeline(query: Document) -> list[Document]:
@@ -191,29 +195,16 @@ def count_pipeline(query: Document) -> list[Document]:
     return [{"$match": query}, {"$count": "rows"}]
 
 
-def turns_before_pipeline(
-    scope: Document, session_id: str, first: float, last: float, before: int
-) -> list[list[Document]]:
-    """Two: the turns of a session from one number to another, and the last ones before those."""
-    session: Document = {**scope, "session_id": session_id}
-    read: list[Document] = [{"$project": {"content": 1, "turn": 1}}]
-    return [
-        [{"$match": {**session, "turn": {"$gte": first, "$lte": last, **_NO_ARRAY}}}, *read],
-        [
-            {"$match": {**session, "turn": {"$gte": -LARGEST_TURN, "$lt": first, **_NO_ARRAY}}},
-            {"$sort": {"turn": -1, "_id": -1}},
-            {"$limit": before},
-            *read,
-        ],
-    ]
+def stage_filter(
+    row_id: Any, content: Any, model: str, unchanged: Mapping[str, Any] | None = None
+) -> Document:
+    """A row, if its text and what else is named is still what was embedded, and its vector of
+    another model.
+    """
+    return {"_id": row_id, "content": content, **(unchanged or {}), **not_of_model(model)}
 
 
-def stage_filter(row_id: Any, text: str, model: str) -> Document:
-    """A row, if its text is still the one that was embedded, and its vector of another model."""
-    return {"_id": row_id, "content": text, **not_of_model(model)}
-
-
-def stage_update(model: str, vector: Binary, text: str) -> Document:
+def stage_update(model: str, vector: Binary, text: Any) -> Document:
     """A vector of the other model beside the one that answers, and the text that it was made of."""
     return {"$set": {STAGED: {"model": model, "embedding": vector, "text": text}}}
 

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType
 from memorizz_async.errors import DuplicateMemoryError, WriteError
+from memorizz_async.memory_provider.mongodb.conversation import (
+    Turn,
+    changed_turn,
+    moves_turns,
+)
+from memorizz_async.memory_provider.mongodb.conversation_writer import TurnChange
+from memorizz_async.memory_provider.mongodb.pipelines import all_of
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import NOT_A_TURN, turn_projection
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
+    Delete,
+    Document,
     Refusal,
+    Update,
     Write,
     WriteOutcome,
 )
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.rows import Row
+from memorizz_async.memory_provider.mongodb.session_locks import SessionName
+from memorizz_async.memory_provider.mongodb.stored_rows import removed_with
 from memorizz_async.redaction import describe_id
 from memorizz_async.vectors import stored_vector
+
+_ROWS_A_READ = 500
 
 
 class Changing(ProviderCore):
@@ -59,13 +76,71 @@ class Changing(ProviderCore):
             )
         return outcome
 
+    async def _delete(
+        self, kind: MemoryType, query: Document, call: CallTime, *, many: bool
+    ) -> int:
+        """Delete rows; how many. Turns of conversations go with what other turns hold of them."""
+        others = Delete(all_of(query, NOT_A_TURN), many=many)
+        deleted = (await self._change(kind, others, call)).deleted
+        if many or not deleted:
+            deleted += await (await self._conversations(kind, call)).delete(query, many=many)
+        return deleted
+
     async def _check_vector(self, kind: MemoryType, fields: Row, call: CallTime) -> None:
         """Refuse an embedding of another model or dimension than the rows'; see ModelGuard."""
-        if fields.get("embedding") is None:
-            return
-        driver = (await self._session(call)).driver
-        modelled = (stored_vector(fields["embedding"]), fields.get("embedding_model"))
-        await self._guard.check(driver, self._collections[kind], [modelled], call.for_database())
+        if fields.get("embedding") is not None:
+            driver = (await self._session(call)).driver
+            modelled = (stored_vector(fields["embedding"]), fields.get("embedding_model"))
+            await self._guard.check(
+                driver, self._collections[kind], [modelled], call.for_database()
+            )
+
+    async def _change_turns(
+        self,
+        kind: MemoryType,
+        query: Document,
+        fields: Row,
+        call: CallTime,
+        *,
+        embed: bool,
+        many: bool,
+    ) -> int:
+        """Change turns of conversations, and what other turns hold of them; how many turns.
+
+        A turn that changes its place (another session, number or tenant) first leaves its old
+        neighbours and loses their words, then is written in its new place.
+        """
+        await self._check_vector(kind, fields, call)
+        conversations = await self._conversations(kind, call)
+        moves = moves_turns(fields)
+        removed = removed_with(fields)
+        text = isinstance(fields.get("content"), str)
+        moved: list[Any] = []
+
+        def change(_: SessionName, turn: Turn) -> TurnChange:
+            after = None if moves else changed_turn(turn, fields)
+            own = all_of({"_id": turn.row_id}, query)
+            moved.append(turn.row_id)
+            # Its vector holds the words of the old neighbours: it gets another in its new place.
+            made_here = turn.in_context or (
+                turn.model is not None and conversations.has_model(turn.model)
+            )
+            lost = [*removed, "embedding"] if moves and embed and made_here else removed
+            return TurnChange(
+                after, Update(own, {}), {"updated_at": datetime.now(UTC), **fields}, lost,
+                embeds=embed and text, keeps_vector=not embed,
+            )  # fmt: skip
+
+        outcome = await conversations.change(query, change, many=many)
+        if moves and moved:
+            for start in range(0, len(moved), _ROWS_A_READ):
+                driver = (await self._session(call)).driver
+                rows = await driver.find(
+                    self._collections[kind], {"_id": {"$in": moved[start : start + _ROWS_A_READ]}},
+                    projection=turn_projection(), deadline=call.for_database(),
+                )  # fmt: skip
+                await conversations.refresh(rows, keeps_vectors=not embed)
+        return outcome.matched
 
     def _duplicate(
         self, kind: MemoryType, refusal: Refusal, row_id: str | None

@@ -12,6 +12,7 @@ from bson import Binary
 
 from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import CallTime
+from memorizz_async.enums import MemoryType
 from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.fork import ProcessBound
@@ -19,6 +20,7 @@ from memorizz_async.memory_provider.mongodb.arguments import checked_where, stor
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.codec import codec_options
 from memorizz_async.memory_provider.mongodb.connection import Connection, LoopSession
+from memorizz_async.memory_provider.mongodb.conversation_writer import ConversationWriter
 from memorizz_async.memory_provider.mongodb.embedding_cache import MongoDBEmbeddingCache
 from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
 from memorizz_async.memory_provider.mongodb.embedding_models.guard import ModelGuard
@@ -132,3 +134,11 @@ class ProviderCore(ProcessBound):
 
     async def _session(self, call: CallTime) -> LoopSession:
         return await call.within("opening the database", self._connection.session)
+
+    async def _conversations(self, kind: MemoryType, call: CallTime) -> ConversationWriter:
+        """What writes the turns of a memory type."""
+        session = await self._session(call)
+        return ConversationWriter(
+            session.driver, self._collections[kind], locks=session.session_locks,
+            guard=self._guard, call=call, written=self._search.written,
+        )  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Any
 from memorizz_async.enums import memory_type_of
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
-from memorizz_async.memory_provider.mongodb.protocol import Delete
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.validation import checked_mapping, checked_moment
@@ -31,15 +30,15 @@ class Deleting(Changing):
         """Delete one row of the tenant; whether it was there.
 
         expected: only if these fields still have these values. Raises ScopeError where no tenant is
-        named.
+        named; EmbeddingError (nothing is deleted) where a turn of a conversation is deleted, whose
+        neighbours have to be embedded without it, and the model fails.
         """
         kind = memory_type_of(memory_type)
         own = Scope(memory_id, user_id).owned()
         if expected is not None:
             checked_mapping("expected", expected)
         query = edits.rows_filter(own, self._where(expected), ids=self._ids([row_id]))
-        outcome = await self._change(kind, Delete(query), self._call(timeout_ms))
-        return outcome.deleted == 1
+        return await self._delete(kind, query, self._call(timeout_ms), many=False) == 1
 
     async def delete_many_async(
         self,
@@ -60,8 +59,7 @@ class Deleting(Changing):
         own = Scope(memory_id, user_id).owned()
         wanted = None if ids is None else self._ids(ids)
         query = edits.rows_filter(own, self._where(where), ids=wanted)
-        outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
-        return outcome.deleted
+        return await self._delete(kind, query, self._call(timeout_ms), many=True)
 
     async def delete_expired_async(
         self,
@@ -77,5 +75,4 @@ class Deleting(Changing):
         own = Scope(memory_id, user_id).owned()
         moment = datetime.now(UTC) if before is None else checked_moment("before", before)
         query = edits.expired_rows_filter(own, moment)
-        outcome = await self._change(kind, Delete(query, many=True), self._call(timeout_ms))
-        return outcome.deleted
+        return await self._delete(kind, query, self._call(timeout_ms), many=True)

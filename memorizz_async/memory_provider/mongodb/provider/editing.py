@@ -12,17 +12,22 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb.conversation import touches_turns
+from memorizz_async.memory_provider.mongodb.pipelines import all_of
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
 from memorizz_async.memory_provider.mongodb.pipelines.editing import Where
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import NOT_A_TURN
 from memorizz_async.memory_provider.mongodb.protocol import Document, Update, WriteOutcome
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.spoken import with_message_text
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
     check_owner,
     in_form,
+    removed_with,
 )
 from memorizz_async.memory_provider.mongodb.values import Codec
 from memorizz_async.redaction import shown
@@ -51,7 +56,8 @@ class Editing(Changing):
             a field: `metadata.topic`. `updated_at` is now, unless it is among them. The tenant that
             the call names stays; where it names None, rows may be given to one.
         embed: a new `content` is embedded, unless `changes` has an `embedding`; False leaves the
-            old embedding. A turn of a conversation is embedded without those before it.
+            old embedding. A turn of a conversation is embedded with those before it, and what its
+            neighbours hold of it is written again.
         as_record: the row is another program's, as put_async writes them: fields may have the forms
             that its program uses, such as ISO text in `created_at`.
 
@@ -87,11 +93,22 @@ class Editing(Changing):
         fields = changes_of(changes, scope, embedding_form, self._codec, as_record=as_record)
         checked_mapping("expected", expected)
         query = edits.rows_filter(scope.owned(), self._where(expected), ids=self._ids([row_id]))
-        if checked_flag("embed", embed) and "embedding" not in fields:
-            outcome = await self._embed_and_write(kind, query, fields, embedding_form, call)
-        else:
-            outcome = await self._check_and_write(kind, Update(query, {}), fields, call)
-        return outcome.matched == 1
+        embed = checked_flag("embed", embed) and "embedding" not in fields
+
+        async def write(query: Document) -> int:
+            if embed:
+                return await self._embed_and_write(
+                    kind, Update(query, {}), fields, embedding_form, call
+                )
+            return (await self._check_and_write(kind, Update(query, {}), fields, call)).matched
+
+        if not touches_turns(fields):
+            return await write(query) == 1
+        others = all_of(query, NOT_A_TURN)
+        turns = partial(self._change_turns, kind, query, fields, call, embed=embed, many=False)
+        if self._collections[kind] == self._collections[MemoryType.CONVERSATION_MEMORY]:
+            return await turns() == 1 or await write(others) == 1
+        return await write(others) == 1 or await turns() == 1
 
     async def update_many_async(
         self,
@@ -106,16 +123,25 @@ class Editing(Changing):
     ) -> int:
         """Set fields of every row of the tenant that equals `where`; how many there were.
 
-        changes, as_record: as in update_async; nothing is embedded.
+        A new `content` is embedded, unless `changes` has an `embedding`; as_record: as in
+        update_async, and nothing is embedded. See update_async.
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
         fields = changes_of(changes, scope, "bindata", self._codec, as_record=as_record)
         query = edits.rows_filter(scope.owned(), self._where(where))
-        update = Update(query, {}, many=True)
-        outcome = await self._check_and_write(kind, update, fields, call)
-        return outcome.matched
+        embed = not as_record and "content" in fields and "embedding" not in fields
+        turns = touches_turns(fields)
+        update = Update(all_of(query, NOT_A_TURN) if turns else query, {}, many=True)
+        if embed:
+            matched = await self._embed_and_write(kind, update, fields, "bindata", call)
+        else:
+            matched = (await self._check_and_write(kind, update, fields, call)).matched
+        if turns:
+            keep = not as_record and "embedding" not in fields
+            matched += await self._change_turns(kind, query, fields, call, embed=keep, many=True)
+        return matched
 
     async def touch_many_async(
         self,
@@ -148,13 +174,12 @@ class Editing(Changing):
         return outcome.matched
 
     async def _embed_and_write(
-        self, kind: MemoryType, query: Document, fields: Row, form: EmbeddingForm, call: CallTime
-    ) -> WriteOutcome:
-        """Change a row; a new content goes with its embedding, by the collection's model."""
+        self, kind: MemoryType, change: Update, fields: Row, form: EmbeddingForm, call: CallTime
+    ) -> int:
+        """Change rows, a new content with its embedding by the collection's model; how many."""
         content = fields.get("content")
-        change = Update(query, {})
         if not isinstance(content, str) or not content.strip():
-            return await self._check_and_write(kind, change, fields, call)
+            return (await self._check_and_write(kind, change, fields, call)).matched
         driver = (await self._session(call)).driver
 
         async def write(embedder: Callable[[], Embedder]) -> WriteOutcome:
@@ -166,17 +191,16 @@ class Editing(Changing):
             return await self._check_and_write(kind, change, named, call)
 
         collection = self._collections[kind]
-        return await self._guard.by_the_active_model(driver, collection, write, call)
+        return (await self._guard.by_the_active_model(driver, collection, write, call)).matched
 
     async def _check_and_write(
         self, kind: MemoryType, change: Update, fields: Row, call: CallTime
     ) -> WriteOutcome:
         """Write the fields, but no embedding of another model or dimension than the rows'."""
-        removed = []
-        if "embedding" in fields and "embedding_model" not in fields:
-            removed.append("embedding_model")  # of the old one, which this one may not be of
         await self._check_vector(kind, fields, call)
-        update = edits.fields_update({"updated_at": datetime.now(UTC), **fields}, removed)
+        update = edits.fields_update(
+            {"updated_at": datetime.now(UTC), **fields}, removed_with(fields)
+        )
         return await self._change(kind, replace(change, update=update), call)
 
 
@@ -198,7 +222,12 @@ def changes_of(
     as_record: bool = False,
 ) -> Row:
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
-    fields = changes_to_write(changes, form, codec, as_record=as_record)
+    fields = changes_to_write(
+        with_message_text(changes) if isinstance(changes, Mapping) and not as_record else changes,
+        form,
+        codec,
+        as_record=as_record,
+    )
     check_owner(fields, scope, gives=True)
     if "_id" in fields:
         raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import DuplicateMemoryError, InvalidInputError
+from memorizz_async.memory_provider.mongodb.conversation import (
+    Turn,
+    is_turn,
+    number_of,
+    touches_turns,
+)
+from memorizz_async.memory_provider.mongodb.conversation_writer import TurnChange
 from memorizz_async.memory_provider.mongodb.fields import check_overlap
+from memorizz_async.memory_provider.mongodb.pipelines import all_of, id_projection
 from memorizz_async.memory_provider.mongodb.pipelines import editing as edits
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import A_TURN, NOT_A_TURN
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
+    Document,
     Insert,
     Refusal,
     Replace,
@@ -21,13 +31,16 @@ from memorizz_async.memory_provider.mongodb.protocol import (
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import public_id, stored_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
+from memorizz_async.memory_provider.mongodb.session_locks import SessionName
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
     check_owner,
     key_to_write,
+    removed_with,
     row_to_put,
 )
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.slices import in_slices
 from memorizz_async.validation import (
     checked_choice,
@@ -104,6 +117,7 @@ class Putting(Changing):
         call = self._call(timeout_ms)
         writes: list[Write] = []
         ids: list[str] = []
+        owners: dict[int, Document] = {}
         checked_flag("replace", replace)
         checked_choice("embedding_form", embedding_form, ("bindata", "array"))
         # Copied before other tasks run: they may change what the caller passed.
@@ -127,22 +141,57 @@ class Putting(Changing):
             ids.append(public_id(row["_id"]))
             if replace and given.get("_id") is not None:
                 own = edits.rows_filter(scope.owned(), ids=[row["_id"]])
-                writes.append(Replace(own, row, upsert=True))
+                owners[len(writes)] = own
+                # A turn of a conversation is refused here, and written below.
+                writes.append(Replace(all_of(own, NOT_A_TURN), row, upsert=True))
             else:
                 writes.append(Insert(row))
         refused = await self._write_all(kind, dict(enumerate(writes)), call)
         # Of two that put one new row at once the server refuses one, which then finds the other's.
         again = {
-            at: writes[at]
+            at: write
             for at, refusal in refused.items()
-            if refusal.code == DUPLICATE_KEY and isinstance(writes[at], Replace)
+            if refusal.code == DUPLICATE_KEY and isinstance(write := writes[at], Replace)
         }
         if again:
             refused = {at: refused[at] for at in refused.keys() - again.keys()}
-            refused |= await self._write_all(kind, again, call)
+            turns = await self._replace_turns(kind, again, owners, call)
+            others = {at: again[at] for at in again.keys() - turns}
+            refused |= await self._write_all(kind, others, call)
         if refused:
             raise self._refused(kind, ids, dict(sorted(refused.items())))
         return ids
+
+    async def _replace_turns(
+        self,
+        kind: MemoryType,
+        writes: Mapping[int, Replace],
+        owners: Mapping[int, Document],
+        call: CallTime,
+    ) -> set[int]:
+        """Replace rows that are turns of a conversation, and what other turns hold of them; the
+        numbers of those writes.
+        """
+        done: set[int] = set()
+        conversations = await self._conversations(kind, call)
+        for start in range(0, len(writes), _ROWS_A_WRITE):
+            some = list(writes)[start : start + _ROWS_A_WRITE]
+            numbers = {key_of(writes[at].row["_id"]): at for at in some}
+
+            def change(
+                name: SessionName, turn: Turn, numbers: Mapping[Hashable, int] = numbers
+            ) -> TurnChange:
+                at = numbers[turn.key]
+                row = writes[at].row
+                done.add(at)
+                stays = is_turn(row) and SessionName.of_row(row) == name
+                after = (
+                    Turn.of_row(row) if stays and number_of(row["turn"]) == turn.number else None
+                )
+                return TurnChange(after, Replace(owners[at], row))
+
+            await conversations.change({"$or": [owners[at] for at in some]}, change)
+        return done
 
     async def _write_all(
         self, kind: MemoryType, writes: Mapping[int, Write], call: CallTime
@@ -198,8 +247,21 @@ class Putting(Changing):
         own = edits.rows_filter(scope.owned(), self._where(key))
         if not as_record:
             await self._check_vector(kind, whole, call)
+        if touches_turns(fields):
+            driver = (await self._session(call)).driver
+            turns = await driver.find(
+                self._collections[kind], all_of(own, A_TURN), projection=id_projection(), limit=1,
+                deadline=call.for_database(),
+            )  # fmt: skip
+            for turn in turns:
+                one = all_of({"_id": turn["_id"]}, own)
+                embed = "embedding" not in fields
+                await self._change_turns(kind, one, fields, call, embed=embed, many=False)
+                return False
         update = edits.upsert_update(
-            {**key, **fields}, {name: new[name] for name in new.keys() - {*key, *fields}}
+            {**key, **fields},
+            {name: new[name] for name in new.keys() - {*key, *fields}},
+            removed=removed_with(fields) if "content" in fields else (),
         )
         change = Update(own, update, upsert=True)
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.enums import MemoryType, memory_type_of
-from memorizz_async.memory_provider.mongodb import conversation, writing
+from memorizz_async.memory_provider.mongodb import writing
 from memorizz_async.memory_provider.mongodb.fields import TURN_FIELDS
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
@@ -33,7 +33,9 @@ class Storing(ProviderCore):
         memory: the content, or a mapping with `content` and fields of your own. Known fields:
             `importance` (0 to 1), `expires_at` (a datetime), `metadata`, `session_id`, `embedding`,
             `memory_id` and `user_id` (in place of the arguments), `_id`, and `dedup_key`: a second
-            write of one key in one scope changes nothing and returns the first's id.
+            write of one key in one scope changes nothing and returns the first's id. `content` may
+            be the parts of a chat message: they are kept in `content_parts`, and `content` is their
+            text.
         embedding: shape (dimensions,). None embeds the content.
 
         Raises InvalidInputError and, where the collection's rows are of another embedding model,
@@ -100,12 +102,16 @@ class Storing(ProviderCore):
         turns: as in store_many_async, in order, one or many a call; best with the speaker's name in
             `content` ("Ada: yes"). Each gets `turn`, its number in the session, and `context`, the
             two turns on either side, and is embedded with the two before it.
-        session_id: of turns that name none. One program at a time should append to a session: two
-            at once lose no turn, but may not see each other's as neighbours.
+        session_id: of turns that name none.
+
+        Turns of several calls at once, also of several processes, are numbered one call after the
+        other, each number once; those of one call stay together, in order. A turn whose `dedup_key`
+        is stored already is not written again, and its id is returned.
 
         Raises as store_many_async does.
         """
-        collection = self._collections[memory_type_of(memory_type)]
+        kind = memory_type_of(memory_type)
+        collection = self._collections[kind]
         call = self._call(timeout_ms)
         if session_id is not None:
             checked_text("session_id", session_id)
@@ -120,12 +126,10 @@ class Storing(ProviderCore):
         if not items:
             return []
         driver = (await self._session(call)).driver
+        conversations = await self._conversations(kind, call)
 
         async def write(embedder: Callable[[], Embedder]) -> list[str]:
             writing.forget_vectors(items)
-            return await conversation.store(
-                driver, collection, items, session_id,
-                embedder=embedder, guard=self._guard, call=call, written=self._search.written,
-            )  # fmt: skip
+            return await conversations.append(items, session_id, embedder)
 
         return await self._guard.by_the_active_model(driver, collection, write, call)

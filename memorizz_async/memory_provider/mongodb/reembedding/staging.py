@@ -22,6 +22,7 @@ from memorizz_async.errors import (
     ServerUnavailableError,
 )
 from memorizz_async.memory_provider.mongodb.codec import decode_rows
+from memorizz_async.memory_provider.mongodb.conversation import is_turn
 from memorizz_async.memory_provider.mongodb.pipelines import id_projection
 from memorizz_async.memory_provider.mongodb.pipelines import models as queries
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver, Update
@@ -160,13 +161,16 @@ class _Work:
 
 
 async def _stage_rows(job: Job, rows: Sequence[Document]) -> int:
-    fit = [row for row in rows if isinstance(row.get("content"), str)]
+    fit = [row for row in rows if isinstance(row.get("content"), str | list)]
+    given = await texts_of(job.driver, job.collection, fit, job.deadline())
+    known = [(row, text) for row, text in zip(fit, given, strict=True) if text.strip()]
+    fit, texts = [row for row, _ in known], [text for _, text in known]
+    embedded = {id(row) for row in fit}
     for row in rows:
-        if not isinstance(row.get("content"), str):
-            _fail(job, row["_id"], "its content is no string")
+        if id(row) not in embedded:
+            _fail(job, row["_id"], "its content is no text")
     if not fit:
         return 0
-    texts = await texts_of(job.driver, job.collection, fit, job.deadline())
     updates: list[Update] = []
     ids: list[Any] = []
     for row, vector in zip(fit, await _embedded(job, texts), strict=True):
@@ -178,7 +182,13 @@ async def _stage_rows(job: Job, rows: Sequence[Document]) -> int:
             continue
         updates.append(
             Update(
-                queries.stage_filter(row["_id"], row["content"], job.model),
+                # A turn is also made of those before it, which a change of its context tells.
+                queries.stage_filter(
+                    row["_id"],
+                    row["content"],
+                    job.model,
+                    {"context": row.get("context")} if is_turn(row) else {},
+                ),
                 queries.stage_update(job.model, to_bson(vector), row["content"]),
             )
         )

@@ -7,14 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from memorizz_async.deadline import Deadline
-from memorizz_async.memory_provider.mongodb.conversation import (
-    WINDOW,
-    Session,
-    told_of,
-    turn_number,
-)
-from memorizz_async.memory_provider.mongodb.pipelines.models import turns_before_pipeline
+from memorizz_async.memory_provider.mongodb.conversation import Session, is_turn, turns_around
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
+from memorizz_async.memory_provider.mongodb.session_locks import SessionName
+from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 
 _AT_ONCE = 16
@@ -25,9 +21,10 @@ async def texts_of(
 ) -> list[str]:
     """What each row is embedded as, in order; turns as `store_conversation_async` embeds them.
 
-    rows: with `content`, a string, and the fields that say which turn of which session they are.
+    rows: with `content` and the fields that say which turn of which session they are. "" is the
+    text of a row that has none.
     """
-    texts = [str(row["content"]) for row in rows]
+    texts = [text_of(content_of(row)) for row in rows]
     sessions: dict[tuple[Any, ...], list[int]] = {}
     for at, row in enumerate(rows):
         if is_turn(row):
@@ -45,34 +42,16 @@ async def texts_of(
     return texts
 
 
-def is_turn(row: Document) -> bool:
-    """Whether a row is a turn of a session, as `store_conversation_async` writes them."""
-    whose = (row.get("memory_id"), row.get("user_id"))
-    return (
-        turn_number(row.get("turn")) is not None
-        and isinstance(row.get("session_id"), str)
-        and all(one is None or isinstance(one, str) for one in whose)
-    )
-
-
 async def _told(
     driver: Driver, collection: str, turns: Sequence[Document], deadline: Deadline
 ) -> dict[Any, str]:
     """The embedded text of some turns of one session, by the key of their ids."""
-    first = turns[0]
-    scope = {"memory_id": first.get("memory_id"), "user_id": first.get("user_id")}
-    numbers = [number for turn in turns if (number := turn_number(turn["turn"])) is not None]
-    within, before = await asyncio.gather(
-        *(
-            driver.aggregate(collection, pipeline, deadline=deadline)
-            for pipeline in turns_before_pipeline(
-                scope, first["session_id"], min(numbers), max(numbers), WINDOW
-            )
-        )
+    name = SessionName.of_row(turns[0])
+    numbers = [turn["turn"] for turn in turns]
+    wanted = {key_of(turn["_id"]): turn for turn in turns}
+    session = Session(
+        name, await turns_around(driver, collection, name, numbers, deadline, keep=wanted)
     )
-    known = sorted(told_of(within), key=lambda turn: (turn.number, str(turn.row_id)))
-    session = Session(scope, [*reversed(told_of(before)), *known])
     return {
-        key_of(turn.row_id): session.embedded_text(position)
-        for position, turn in enumerate(session.turns)
+        turn.key: session.embedded_text(position) for position, turn in enumerate(session.turns)
     }
