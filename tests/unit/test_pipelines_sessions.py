@@ -15,8 +15,9 @@ from memorizz_async.memory_provider.mongodb.pipelines import sessions as q
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OWNER = {"memory_id": "m", "user_id": None}
-NUMBER = {"$type": "number", "$gt": -(2.0**63), "$lt": 2.0**63}
-ALIVE = {"$or": [{"expires_at": None}, {"expires_at": {"$gt": NOW}}]}
+NO_ARRAY = {"$not": {"$type": "array"}}
+NUMBER = {"$type": "number", "$gt": -(2.0**63), "$lt": 2.0**63, **NO_ARRAY}
+ALIVE = {"expires_at": {"$not": {"$lte": NOW}}}
 READ = {
     "$project": {
         "content": 1,
@@ -37,7 +38,7 @@ GROUPED = {
         }
     }
 }
-A_TURN = {"session_id": {"$type": "string"}, "turn": NUMBER}
+A_TURN = {"session_id": {"$type": "string", **NO_ARRAY}, "turn": NUMBER}
 
 SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
     (
@@ -55,7 +56,7 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         q.turns_around_pipelines,
         lambda: q.turns_around_pipelines(OWNER, "s", 5, 7, limit=4, now=NOW),
         [
-            [{"$match": {**SESSION, "turn": {"$gte": 5, "$lte": 7}}}, READ],
+            [{"$match": {**SESSION, "turn": {"$gte": 5, "$lte": 7, **NO_ARRAY}}}, READ],
             [
                 {"$match": {"$and": [SESSION, {"turn": {**NUMBER, "$lt": 5}}, ALIVE]}},
                 {"$sort": {"turn": -1, "_id": -1}},

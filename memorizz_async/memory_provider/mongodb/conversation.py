@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import Decimal128
-from bson.datetime_ms import DatetimeMS
 
 from memorizz_async.deadline import Deadline
 from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
@@ -30,6 +29,7 @@ from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.session_locks import SessionName
 from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
+from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.memory_provider.mongodb.writing import Draft
 
 WINDOW = 2
@@ -70,12 +70,10 @@ class Turn:
 
     def lasts_as_long_as(self, other: Turn) -> bool:
         """Whether it does not expire before the other."""
-        if self.expires_at is None:
-            return True
-        return other.expires_at is not None and end_of(self.expires_at) >= end_of(other.expires_at)
+        return end_of(self.expires_at) >= end_of(other.expires_at)
 
     def has_expired(self, now: datetime) -> bool:
-        return self.expires_at is not None and end_of(self.expires_at) <= end_of(now)
+        return end_of(self.expires_at) <= end_of(now)
 
 
 @dataclass
@@ -206,13 +204,11 @@ def number_of(turn: Any) -> int:
     return int(turn.to_decimal() if isinstance(turn, Decimal128) else turn)
 
 
-def end_of(value: Any) -> int:
-    """A date in milliseconds since the epoch, as BSON holds it; what is no date was long ago."""
-    if isinstance(value, DatetimeMS):
-        return int(value)
-    if not isinstance(value, datetime):
-        return -(2**63)
-    return int(DatetimeMS(value if value.tzinfo else value.replace(tzinfo=UTC)))
+def end_of(expires_at: Any) -> float:
+    """When a row expires, in milliseconds since the epoch; what is no date never does."""
+    if isinstance(expires_at, datetime) and expires_at.tzinfo is None:
+        expires_at = expires_at.replace(tzinfo=UTC)
+    return alive_until({"expires_at": expires_at})
 
 
 _TEXT = frozenset({"content", "content_parts", "tool_calls", "expires_at"})

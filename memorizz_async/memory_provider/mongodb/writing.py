@@ -37,6 +37,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped, check_tenant
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
+from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.redaction import describe_id
 from memorizz_async.slices import in_slices
 from memorizz_async.validation import checked_list
@@ -273,7 +274,7 @@ async def _insert_rows(
                 retried.append(position)
             elif not is_row_of(stored, row["dedup_key"], row):
                 refused[position] = Refusal(DUPLICATE_KEY, _TAKEN, same_id=True)
-            elif _is_past(stored.get("expires_at"), now):
+            elif alive_until(stored) <= now.timestamp() * 1000:
                 expired.append(row["_id"])
                 retried.append(position)
             else:
@@ -298,10 +299,6 @@ def is_row_of(stored: Row, dedup_key: str, owner: Mapping[str, Any]) -> bool:
     return stored.get("dedup_key") == dedup_key and all(
         stored.get(name) == owner[name] for name in ("memory_id", "user_id")
     )
-
-
-def _is_past(expires_at: Any, now: datetime) -> bool:
-    return isinstance(expires_at, datetime) and expires_at <= now
 
 
 async def _insert_once(

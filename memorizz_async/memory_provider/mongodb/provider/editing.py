@@ -222,6 +222,7 @@ def changes_of(
     as_record: bool = False,
 ) -> Row:
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
+    checked_flag("as_record", as_record)
     fields = changes_to_write(
         with_message_text(changes) if isinstance(changes, Mapping) and not as_record else changes,
         form,
