@@ -5,6 +5,7 @@ Real servers, real processes, real signals.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -17,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
+from memorizz_async.config import DriverName
 from memorizz_async.errors import DataFolderError
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 from memorizz_async.memory_provider.mongodb.local_server.folder import DataFolder
@@ -170,6 +173,29 @@ def test_a_server_that_is_to_keep_running_has_no_watchdog(
     starter.wait()
     assert mongod.is_running()
     assert LocalServer(folder).stop()
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize("when", ["at once", "once it has ended"])
+async def test_the_next_call_starts_a_server_that_died(
+    folder: Path, driver: DriverName, when: str
+) -> None:
+    """Long before its deadline, also where it was sent to the server that was dying."""
+    config = MongoDBConfig(f"local://{folder}", driver=driver)
+    async with AsyncMongoDBProvider(
+        config, embedding_provider=lambda texts: [[1.0, 2.0] for _ in texts]
+    ) as provider:
+        await provider.store_async("bees", memory_id="ada")
+        [mongod] = servers_on(folder)
+        mongod.kill()
+        if when == "once it has ended":
+            await asyncio.to_thread(wait_for_end, mongod)
+        hits = await provider.retrieve_memory_units_by_query_async(
+            "bees", memory_id="ada", timeout_ms=15_000
+        )
+        assert [hit["content"] for hit in hits] == ["bees"]
+        await provider.store_async("nuts", memory_id="ada", timeout_ms=15_000)
+    assert not servers_on(folder)
 
 
 DAMAGED = {

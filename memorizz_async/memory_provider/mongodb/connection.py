@@ -88,6 +88,7 @@ class _LoopEntry:
     def __init__(self, replaces: _LoopEntry | None = None) -> None:
         self.replaces = replaces
         self.opening: asyncio.Task[LoopSession] | None = None
+        self.address: str | None = None
         self.guard: AsyncGenerator[None, None] | None = None
         self.withdraw: Callable[[], object] = lambda: None
         """Takes back what is to be done before the loop is closed."""
@@ -105,6 +106,7 @@ class Connection(ProcessBound):
         self._closing: asyncio.Task[None] | None = None
         self._local_server: LocalServer | None = None
         self._local_lock = threading.Lock()  # taken in worker threads only: starting takes seconds
+        self._restarting: asyncio.Task[str] | None = None
         self._memory: Any = None
         reset_in_child(self)
 
@@ -112,8 +114,9 @@ class Connection(ProcessBound):
         """Begin without sessions: the parent's clients, threads and its hold on the local server
         are not this process's.
         """
-        keep_in_child(self._entries, self._closing, self._local_server)
+        keep_in_child(self._entries, self._closing, self._local_server, self._restarting)
         self._entries, self._closing, self._local_server = {}, None, None
+        self._restarting = None
         self._lock, self._local_lock = threading.Lock(), threading.Lock()
         if self._memory is not None:
             renew_locks(self._memory)
@@ -170,6 +173,8 @@ class Connection(ProcessBound):
                 return_exceptions=True,
             )
         finally:
+            if self._restarting is not None:
+                await asyncio.wait([self._restarting])
             server, self._local_server = self._local_server, None
             if server is not None:
                 await asyncio.to_thread(server.release)
@@ -210,15 +215,39 @@ class Connection(ProcessBound):
             self._forget(loop, entry)
 
     def _has_lost_its_server(self, entry: _LoopEntry) -> bool:
-        """Whether the mongod that we started is gone: starting it again is our business."""
-        session = None if self._local_server is None else _result_of(entry.opening)
-        return session is not None and not session.driver.knows_a_server()
+        """Whether the mongod of `local` is gone: starting it again is our business."""
+        server = self._local_server
+        return server is not None and _result_of(entry.opening) is not None and not server.runs()
+
+    def _restart_dead_server(self) -> None:
+        """Start the mongod of `local` again where it is gone, for the calls that wait for it.
+
+        Called on the loop while a call waits. The driver of that call tries again by itself, and
+        the server usually gets its old port.
+        """
+        server = self._local_server
+        restarting = self._restarting is not None and not self._restarting.done()
+        if server is None or self._closed or restarting or server.runs():
+            return
+        uri = self._config.resolved_uri()
+        self._restarting = asyncio.get_running_loop().create_task(
+            asyncio.to_thread(self._acquire_local, uri), name="memorizz-async restart local server"
+        )
+        self._restarting.add_done_callback(_log_failed_restart)
 
     async def _open(self, entry: _LoopEntry) -> LoopSession:
-        if entry.replaces is not None and entry.replaces.guard is not None:
-            old, entry.replaces = entry.replaces.guard, None
-            await old.aclose()
-        driver = await self._open_driver()
+        replaced, entry.replaces = entry.replaces, None
+        entry.address = await self._address()
+        if replaced is not None:
+            session = _result_of(replaced.opening)
+            if session is not None and replaced.address == entry.address:
+                # The same server again: its client finds it, and calls that wait for it go on.
+                await session.driver.connect(deadline=Deadline.after(self._config.timeout_ms))
+                entry.guard, replaced.guard = replaced.guard, None
+                return session
+            if replaced.guard is not None:
+                await replaced.guard.aclose()
+        driver = await self._open_driver(entry.address)
         try:
             # Now, not in the middle of the first call: before a model is loaded for nothing.
             await driver.connect(deadline=Deadline.after(self._config.timeout_ms))
@@ -230,12 +259,15 @@ class Connection(ProcessBound):
         await anext(entry.guard)
         return session
 
-    async def _open_driver(self) -> Driver:
+    async def _address(self) -> str:
+        """The address of the database; that of a `local` server once it runs."""
         uri = self._config.resolved_uri()
+        if uri == "local" or uri.startswith("local://"):
+            return await asyncio.to_thread(self._acquire_local, uri)
+        return uri
+
+    async def _open_driver(self, uri: str) -> Driver:
         scheme, separator, rest = uri.partition("://")
-        if uri == "local" or scheme == "local":
-            address = await asyncio.to_thread(self._acquire_local, uri)
-            return await open_driver(self._config, address)
         if scheme == "memory" and separator:
             if self._memory is None:
                 self._memory = memory_database(rest.strip("/"))
@@ -244,7 +276,10 @@ class Connection(ProcessBound):
             raise InvalidURIError(
                 f"The address of the database cannot be read: {redact_uri(uri)}", fix=HOW_TO_WRITE
             )
-        return await open_driver(self._config, uri)
+        driver = await open_driver(self._config, uri)
+        if self._local_server is not None:
+            driver.on_wait = self._restart_dead_server
+        return driver
 
     def _acquire_local(self, uri: str) -> str:
         from memorizz_async.memory_provider.mongodb.local_server import (  # noqa: PLC0415
@@ -298,6 +333,12 @@ class Connection(ProcessBound):
             if session is not None and not session.closed:
                 log.debug("an event loop was closed in a way that left its client open")
                 session.driver.abandon()
+
+
+def _log_failed_restart(restarting: asyncio.Task[str]) -> None:
+    """The calls that wait end by their deadlines; the next call raises the error."""
+    if not restarting.cancelled() and (error := restarting.exception()) is not None:
+        log.warning("the local server could not be started again: %s", type(error).__name__)
 
 
 def _result_of(opening: asyncio.Task[LoopSession] | None) -> LoopSession | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -124,6 +124,8 @@ class Driver(Protocol):
     name: str
     address: str
     """Fit for messages: without credentials."""
+    on_wait: Callable[[], None] | None
+    """Called now and then while a call waits for the server."""
 
     def knows_a_server(self) -> bool:
         """Whether a server is known now that could answer; does not look for one."""

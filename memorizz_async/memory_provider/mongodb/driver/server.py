@@ -66,6 +66,8 @@ _COMMITTED_WITHIN_MS = 1_000
 _SIMPLE = Collation("simple")
 """Strings are equal where their bytes are, whatever a collection's default collation says: a tenant
 `ada` must not see the rows of `ADA`. It is what collections compare by that have no default."""
+_WAIT_S = 0.25
+"""How long a call waits for the server before `on_wait` is called, and again."""
 _CLOSE_S = 1.0
 """How long to say goodbye to a cursor that was left early; the server forgets it anyway."""
 
@@ -97,6 +99,7 @@ class MongoDriver:
 
     name = "pymongo"
     _collation: Collation | None = _SIMPLE
+    on_wait: Callable[[], None] | None = None
 
     def __init__(self, client: Any, config: MongoDBConfig, address: str) -> None:
         self.address = address
@@ -484,7 +487,10 @@ class MongoDriver:
         its context.
         """
         try:
-            return await attempt()
+            if self.on_wait is None or operation == _WATCHING:
+                return await attempt()
+            with _called_meanwhile(self.on_wait):
+                return await attempt()
         except DRIVERS_OWN as error:
             selecting = isinstance(error, driver_errors.ServerSelectionTimeoutError)
             if deadline is not None and not selecting:
@@ -494,6 +500,26 @@ class MongoDriver:
             raise failure
         finally:
             del failure  # it holds this frame, and this frame would hold it
+
+
+@contextmanager
+def _called_meanwhile(on_wait: Callable[[], None]) -> Iterator[None]:
+    """Call a function now and then for as long as the block lasts."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def call_again() -> None:
+        nonlocal timer
+        if timer is not None:
+            on_wait()
+        timer = loop.call_later(_WAIT_S, call_again)
+
+    call_again()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 async def _read_of_a_majority(database: Any, session: Any, at: Timestamp | None) -> None:

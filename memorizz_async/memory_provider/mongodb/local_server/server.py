@@ -111,6 +111,10 @@ class LocalServer:
             self._used = server
         return f"mongodb://127.0.0.1:{server.port}/?replicaSet={marker.set_name}"
 
+    def runs(self) -> bool:
+        """Whether the server that was acquired last still runs. Does not block."""
+        return self._used is not None and self._used.mark.is_alive()
+
     def release(self) -> None:
         """Give the server up; the last user out stops it, unless it is to keep running.
 
