@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -20,7 +20,7 @@ import pytest
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 from memorizz_async.config import DriverName
-from memorizz_async.errors import DataFolderError
+from memorizz_async.errors import DataFolderError, ServerUnavailableError
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 from memorizz_async.memory_provider.mongodb.local_server.folder import DataFolder
 from memorizz_async.memory_provider.mongodb.local_server.leases import ProcessMark, mark_of
@@ -176,26 +176,45 @@ def test_a_server_that_is_to_keep_running_has_no_watchdog(
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-@pytest.mark.parametrize("when", ["at once", "once it has ended"])
-async def test_the_next_call_starts_a_server_that_died(
-    folder: Path, driver: DriverName, when: str
-) -> None:
-    """Long before its deadline, also where it was sent to the server that was dying."""
-    config = MongoDBConfig(f"local://{folder}", driver=driver)
-    async with AsyncMongoDBProvider(
-        config, embedding_provider=lambda texts: [[1.0, 2.0] for _ in texts]
-    ) as provider:
-        await provider.store_async("bees", memory_id="ada")
+async def test_the_next_call_starts_a_server_that_died(folder: Path, driver: DriverName) -> None:
+    """Long before its deadline."""
+    async with using(folder, driver) as provider:
         [mongod] = servers_on(folder)
         mongod.kill()
-        if when == "once it has ended":
-            await asyncio.to_thread(wait_for_end, mongod)
-        hits = await provider.retrieve_memory_units_by_query_async(
-            "bees", memory_id="ada", timeout_ms=15_000
-        )
-        assert [hit["content"] for hit in hits] == ["bees"]
+        await asyncio.to_thread(wait_for_end, mongod)
+        assert await contents(provider) == ["bees"]
         await provider.store_async("nuts", memory_id="ada", timeout_ms=15_000)
     assert not servers_on(folder)
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_a_call_to_a_dying_server_goes_on_or_fails_and_the_next_one_works(
+    folder: Path, driver: DriverName
+) -> None:
+    """It does not wait for its deadline either way."""
+    async with using(folder, driver) as provider:
+        servers_on(folder)[0].kill()
+        with contextlib.suppress(ServerUnavailableError):
+            assert await contents(provider) == ["bees"]
+        assert await contents(provider) == ["bees"]
+
+
+@contextlib.asynccontextmanager
+async def using(folder: Path, driver: DriverName) -> AsyncIterator[AsyncMongoDBProvider]:
+    """A provider of the folder's server, with one memory."""
+    config = MongoDBConfig(f"local://{folder}", driver=driver)
+    embed = lambda texts: [[1.0, 2.0] for _ in texts]  # noqa: E731
+    async with AsyncMongoDBProvider(config, embedding_provider=embed) as provider:
+        await provider.store_async("bees", memory_id="ada")
+        yield provider
+
+
+async def contents(provider: AsyncMongoDBProvider) -> list[str]:
+    """What a recall finds, well before the deadline of an ordinary call."""
+    hits = await provider.retrieve_memory_units_by_query_async(
+        "bees", memory_id="ada", timeout_ms=15_000
+    )
+    return [hit["content"] for hit in hits]
 
 
 DAMAGED = {
