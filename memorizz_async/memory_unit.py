@@ -19,7 +19,7 @@ from memorizz_async.memory_provider.mongodb.batch import OnError
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped, check_tenant
 from memorizz_async.redaction import shown
 from memorizz_async.results import RecallResults
-from memorizz_async.retrieval.memory_signal import MemorySignal
+from memorizz_async.retrieval.memory_signal import USUAL_SIGNAL, MemorySignal
 from memorizz_async.slices import in_slices
 from memorizz_async.validation import checked_query
 from memorizz_async.vectors import EmbeddingLike
@@ -163,10 +163,11 @@ class MemoryUnit(ProcessBound, Summarized):
             on_error=on_error,
             timeout_ms=timeout_ms,
         )
-        now = datetime.now(UTC)
-        for hits in batch.values():
-            async for hit in in_slices(hits):
-                hit["memory_signal"] = self.memory_signal.of_row(hit, hit["score"], now)
+        if self.memory_signal != USUAL_SIGNAL:  # by which the provider has weighed them
+            now = datetime.now(UTC)
+            for hits in batch.values():
+                async for hit in in_slices(hits):
+                    hit["memory_signal"] = self.memory_signal.of_row(hit, hit["score"], now)
         return RecallResults(batch, total_ms=(time.perf_counter() - started) * 1000)
 
     async def generate_memory_unit_async(

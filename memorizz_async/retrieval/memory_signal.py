@@ -55,6 +55,10 @@ class MemorySignal:
         )
 
 
+USUAL_SIGNAL = MemorySignal()
+"""The weights of whoever names none."""
+
+
 def memory_signal(
     relevance: float,
     *,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +25,12 @@ _PORTS = range(32000, 32700)  # beside those of our own servers, below those tha
 _ATTEMPTS = 8
 _STARTS_WITHIN_S = 60.0
 _SET = "tests"
+_LIBC, _PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
+
+
+def _end_with_parent() -> None:
+    """Let the system end this process with the tests, however they end."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ def running_mongod(folder: Path, *options: str) -> Iterator[MongodProcess]:
             env={**os.environ, **binary.env},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         mongod = MongodProcess(port, process)
         try:

@@ -31,6 +31,7 @@ from memorizz_async.memory_provider.mongodb.vector_search.request import (
 )
 from memorizz_async.redaction import shown
 from memorizz_async.results import BatchResults, Hits
+from memorizz_async.retrieval.memory_signal import USUAL_SIGNAL
 from memorizz_async.slices import in_slices
 from memorizz_async.vectors import NO_VECTOR
 
@@ -119,8 +120,10 @@ class BatchSearch:
         session.tracker.note(collection, (key_of(row["_id"]) for row, _ in answer.rows))
         hits = Hits(strategy=answer.strategy, unsearchable=answer.unsearchable, mode=answer.mode)
         problems: dict[str, str] = {}
+        now = datetime.now(UTC)
         async for row, score in in_slices(answer.rows):
             hit = hit_of(row, query.type_name, score)
+            hit["memory_signal"] = USUAL_SIGNAL.of_row(hit, score, now)
             if (problem := problem_of(row, hit)) is not None:
                 problems[str(hit["_id"])] = problem
             hits.append(hit)
