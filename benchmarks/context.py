@@ -84,7 +84,7 @@ async def measure(talks: Sequence[Conversation], address: str, name: str) -> dic
         AsyncEmbeddingProvider() as embedder,
         AsyncMongoDBProvider(MongoDBConfig(address, name), embedding_provider=embedder) as provider,
     ):
-        await provider.ensure_indexes_async(LIMITS)
+        await provider.ensure_indexes_async(list(LIMITS))
         for talk in bar(talks, "Embedding and storing"):
             await store(provider, talk)
         asked = [(talk, question) for talk in talks for question in talk.answerable]

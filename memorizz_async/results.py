@@ -114,6 +114,10 @@ class Hits(list[Hit]):
         left_out = f", {self.unsearchable.count} rows unsearchable" if self.unsearchable else ""
         return f"<Hits {len(self)}, mode {self.mode}, strategy {self.strategy or None}{left_out}>"
 
+    def __str__(self) -> str:
+        """The hits in full, as a list shows them: for `print`."""
+        return list.__repr__(self)
+
     def _repr_html_(self) -> str:
         """A table, for notebooks."""
         about = f"{len(self)} hits, searched by {self.strategy or 'nobody'}, mode {self.mode}"
@@ -151,6 +155,10 @@ class BatchResults(dict[str, Hits]):
         found = ", ".join(f"{key}: {len(hits)}" for key, hits in self.items())
         failed = f", errors: {', '.join(self.errors)}" if self.errors else ""
         return f"<{type(self).__name__} {found or 'no hits'}{failed}>"
+
+    def __str__(self) -> str:
+        """The hits in full, as a dict shows them: for `print`."""
+        return "{" + ", ".join(f"{key!r}: {hits}" for key, hits in self.items()) + "}"
 
     @property
     def explain(self) -> dict[str, Explanation]:

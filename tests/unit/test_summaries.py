@@ -74,6 +74,12 @@ def test_a_notebook_shows_a_table(name: str) -> None:
     assert TEXT not in html
 
 
+def test_printed_results_show_their_hits() -> None:
+    """As the dicts and lists that they are."""
+    assert str(HITS) == str([dict(HITS[0])])
+    assert str(BATCH) == str({"SUMMARIES": [dict(HITS[0])]})
+
+
 def test_the_lines_say_what_matters() -> None:
     """Counts, strategy, times."""
     assert repr(HITS) == "<Hits 1, mode vector, strategy scan>"
