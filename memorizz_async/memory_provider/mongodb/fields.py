@@ -35,7 +35,7 @@ OWN_FIELDS: Final = "stored_fields"
 RESULT_NAMES: Final = frozenset({*SCORE_NAMES, "memory_type", OWN_FIELDS})
 """Names of a result. A memory of the caller's has no fields of these names; a record may."""
 
-TURN_FIELDS: Final = ("turn", "context")
+TURN_FIELDS: Final = ("turn", "context", "embedded_turns")
 """What writing a conversation gives to each turn."""
 
 _INTERNAL_PREFIX = "_memorizz_"
