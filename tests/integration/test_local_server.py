@@ -249,14 +249,15 @@ def test_a_killed_server_comes_back_with_its_data(folder: Path) -> None:
 def test_a_killed_user_does_not_keep_the_server_running(
     folder: Path, user: Callable[..., User]
 ) -> None:
-    """The lease of a process that was killed counts no more: the last living one stops."""
+    """The lease of a process that was killed counts no more: the last living one stops.
+
+    The server is taken over, or, where its watchdog was faster, started again at its address.
+    """
     doomed = user()
     address = doomed.ask("acquire")
-    pid = pid_of(folder)
     doomed.kill()
     server = LocalServer(folder)
-    assert server.acquire() == address, "the server whose owner died is taken over"
-    assert pid_of(folder) == pid
+    assert server.acquire() == address
     assert server.status().users == 1
     server.release()
     assert not server.status().running

@@ -16,7 +16,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import sessions as q
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OWNER = {"memory_id": "m", "user_id": None}
 NO_ARRAY = {"$not": {"$type": "array"}}
-NUMBER = {"$type": "number", "$gt": -(2.0**63), "$lt": 2.0**63, **NO_ARRAY}
+NUMBER = {"$type": "number", "$gt": -(2.0**53), "$lt": 2.0**53, **NO_ARRAY}
 ALIVE = {"expires_at": {"$not": {"$lte": NOW}}}
 READ = {
     "$project": {

@@ -21,7 +21,7 @@ from bson import Decimal128
 
 from memorizz_async.deadline import Deadline
 from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
-    FINITE,
+    LARGEST_TURN,
     session_tail_pipeline,
     turns_around_pipelines,
 )
@@ -196,7 +196,7 @@ def is_turn(row: Mapping[str, Any]) -> bool:
     if not all(one is None or isinstance(one, str) for one in whose):
         return False  # another program's: no call can name such a tenant
     as_float = float(turn.to_decimal()) if isinstance(turn, Decimal128) else float(turn)
-    return -FINITE < as_float < FINITE and isinstance(row.get("session_id"), str)
+    return -LARGEST_TURN < as_float < LARGEST_TURN and isinstance(row.get("session_id"), str)
 
 
 def number_of(turn: Any) -> int:

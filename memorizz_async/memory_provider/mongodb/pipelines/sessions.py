@@ -9,12 +9,13 @@ from typing import Any
 from memorizz_async.memory_provider.mongodb.pipelines.rows import STAGED, alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
 
-FINITE = 2.0**63
+LARGEST_TURN = 2.0**53
+"""Up to here all whole numbers are told apart, also where another program wrote doubles."""
 _NO_ARRAY: Document = {"$not": {"$type": "array"}}
 """A condition on an array holds where it holds for one of its elements."""
 A_TURN: Document = {
     "session_id": {"$type": "string", **_NO_ARRAY},
-    "turn": {"$type": "number", "$gt": -FINITE, "$lt": FINITE, **_NO_ARRAY},
+    "turn": {"$type": "number", "$gt": -LARGEST_TURN, "$lt": LARGEST_TURN, **_NO_ARRAY},
 }
 """Rows that are turns of a session, as `store_conversation_async` writes them."""
 
@@ -22,7 +23,7 @@ NOT_A_TURN: Document = {
     "$or": [
         {"session_id": {"$not": {"$type": "string"}}},
         {"session_id": {"$type": "array"}},
-        {"turn": {"$not": {"$type": "number", "$gt": -FINITE, "$lt": FINITE}}},
+        {"turn": {"$not": {"$type": "number", "$gt": -LARGEST_TURN, "$lt": LARGEST_TURN}}},
         {"turn": {"$type": "array"}},
     ]
 }
