@@ -569,3 +569,17 @@ async def test_killing_and_restarting_mongod_under_load_ends_with_right_answers(
             assert scores == [hit["score"] for hit in exact]
     finally:
         await asyncio.to_thread(server.release)
+
+
+async def test_close_ends_while_the_stream_of_a_dropped_database_opens_again(
+    config: MongoDBConfig, other: Any
+) -> None:
+    """PyMongo loses a cancellation that arrives while it closes the old cursor."""
+    for turn in range(10):
+        provider = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())
+        await provider.store_async("n", KB, memory_id="m")
+        await search(provider)
+        await asyncio.to_thread(other.client.drop_database, other.name)
+        await asyncio.sleep(turn * 0.0005)
+        async with asyncio.timeout(10):
+            await provider.close_async()

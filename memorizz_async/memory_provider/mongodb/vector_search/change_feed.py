@@ -169,7 +169,7 @@ class ChangeFeed:
     async def _keep_following(self, opened: asyncio.Future[bool]) -> None:
         token: Document | None = None
         failures = 0
-        while True:
+        while not self._is_ending():
             # After a break what happened meanwhile comes first, in the batches after the opening.
             behind, opening = token is not None, True
             try:
@@ -190,6 +190,8 @@ class ChangeFeed:
                                 opened.set_result(True)
                         if any(event["operationType"] == "invalidate" for event in batch.events):
                             break
+                        if self._is_ending():
+                            return
                 # The database was dropped, and its stream with it: another one from here on.
                 self._stopped()
                 self._listener.lost()
@@ -211,6 +213,15 @@ class ChangeFeed:
                 # from it: begin anew from now.
                 log.warning("the change stream from %s was lost: %s", self._driver.address, error)
                 token = None
+
+    def _is_ending(self) -> bool:
+        """True once the feed is closed or its task cancelled.
+
+        PyMongo turns a cancellation that arrives while it closes a cursor into an error of the
+        network, which does not end the task.
+        """
+        task = asyncio.current_task()
+        return self._closed or (task is not None and task.cancelling() > 0)
 
     def _unavailable(self, error: DatabaseError) -> None:
         self._ask_again_at = time.monotonic() + _ASK_AGAIN_S
