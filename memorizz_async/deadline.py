@@ -72,8 +72,9 @@ class CallTime:
         """
         if self._whole is None:
             return await work()
+        left_s = self._whole.remaining_s(operation)
         try:
-            async with asyncio.timeout(self._whole.remaining_s(operation)) as bound:
+            async with asyncio.timeout(left_s) as bound:
                 return await work()
         except TimeoutError as error:
             if not bound.expired():  # a time-out of the work's own

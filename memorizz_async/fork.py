@@ -7,6 +7,7 @@ connections therefore make them afresh.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -72,6 +73,23 @@ class ForkSafeLock(ProcessBound):
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The running event loop of this process.
+
+    Raises LifecycleError where none runs: in a child that was forked inside a coroutine the
+    parent's loop does not run, and under another library (Trio) there is none.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    raise LifecycleError(
+        "No asyncio event loop runs here",
+        seen="a call inside a forked child of a coroutine, or under another library than asyncio",
+        fix="call it by asyncio.run(…) in this process; in a child, in a function of its own",
+    )
 
 
 def keep_in_child(*inherited: object) -> None:

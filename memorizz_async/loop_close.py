@@ -2,12 +2,15 @@
 
 `asyncio.run` shuts a loop down before it closes it, which ends async generators. A program that
 calls `loop.close()` itself often does not: task queues make a loop for each task, and close it.
-After `close()` nothing can be ended in an orderly way any more, because nothing runs.
+After `close()` nothing can be ended in an orderly way any more, because nothing runs. A loop that
+is never closed is treated in the same way when the interpreter ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import concurrent.futures.thread  # noqa: F401 - registers its end at exit, to come after ours
 import logging
 import os
 import threading
@@ -21,13 +24,14 @@ Work = Callable[[], Coroutine[Any, Any, object]]
 
 _CLOSE_S = 5.0
 """How long closing a loop waits for the work."""
+_extended: weakref.WeakSet[_ClosingLoop] = weakref.WeakSet()
 
 
 def run_before_close(loop: asyncio.AbstractEventLoop, work: Work) -> Callable[[], object]:
-    """Run a coroutine on the loop when its `close()` is called; returns a function to withdraw it.
+    """Run a coroutine on the loop when its `close()` is called, or else when the interpreter ends.
 
-    The loop holds the work, and nothing else does. Work that fails, or takes longer than 5 s, is
-    logged: the loop is closed anyway.
+    Returns a function to withdraw it. The loop holds the work, and nothing else does. Work that
+    fails, or takes longer than 5 s, is logged: the loop is closed anyway.
     """
     close: Any = loop.close
     if not isinstance(close, _ClosingLoop):
@@ -49,18 +53,21 @@ class _ClosingLoop:
         self._loop = weakref.ref(loop)
         self._close = loop.close
         self._process = os.getpid()
+        _extended.add(self)
 
     def __call__(self) -> None:
-        loop = self._loop()
-        # Without a loop it is being collected, with all that belongs to it. In a forked child the
-        # connections are the parent's. A running loop refuses to be closed.
         try:
-            if self.works and loop is not None and self._process == os.getpid() and _can_run(loop):
-                self._do_work(loop)
+            self.do_work()
         finally:
             self._close()
 
-    def _do_work(self, loop: asyncio.AbstractEventLoop) -> None:
+    def do_work(self) -> None:
+        """Do the work where that is possible."""
+        loop = self._loop()
+        # Without a loop it is being collected, with all that belongs to it. In a forked child the
+        # connections are the parent's. A running loop refuses to be closed.
+        if not self.works or loop is None or self._process != os.getpid() or not _can_run(loop):
+            return
         log.debug("an event loop is closed before what uses it: closing that first")
         try:
             asyncio.get_running_loop()
@@ -89,3 +96,12 @@ async def _all_of(works: list[Work]) -> None:
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
+
+
+def _at_exit() -> None:
+    for closing in list(_extended):
+        closing.do_work()
+
+
+# Before the threads of executors end, on which closing may depend; `atexit` would be after that.
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)

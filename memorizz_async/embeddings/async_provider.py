@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -162,6 +163,7 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
         self._backend = backend
         self._device = device
         self._dimensions = dimensions
+        here = weakref.ref(self)
         self._engine = Engine(
             backend,
             identity=f"{backend.model_name}\n{revision}\n{dimensions}\n{normalize}",
@@ -172,6 +174,7 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
             dimensions=dimensions,
             normalize=normalize,
             idle_seconds=idle_seconds,
+            is_in_use=lambda: here() is not None,
         )
 
     @overload

@@ -7,6 +7,8 @@ import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from memorizz_async.fork import running_loop
+
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Kind, Vector
     from memorizz_async.embeddings.work_queue import Item
@@ -24,7 +26,7 @@ class Call:
     __slots__ = ("answered", "future", "items", "kind", "loop", "missing", "prompt", "rows")
 
     def __init__(self, size: int = 0, kind: Kind = "document", prompt: str = "") -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop = running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
         self.kind: Kind = kind
         self.prompt = prompt

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from memorizz_async.embeddings.cache import Key, VectorCache, text_key
 from memorizz_async.embeddings.calls import Call, wake, wake_futures
@@ -39,6 +39,7 @@ class Engine(ProcessBound):
 
     identity: whatever changes a vector besides prompt and text; part of every cache key.
     max_queue: texts that may wait.
+    is_in_use: False once whoever made the engine is gone without having closed it.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Engine(ProcessBound):
         dimensions: int | None,
         normalize: bool,
         idle_seconds: float,
+        is_in_use: Callable[[], bool] = lambda: True,
     ) -> None:
         self._backend = backend
+        self._is_in_use = is_in_use
         self._identity = identity
         self._max_workers = max_workers
         self._idle_seconds = idle_seconds
@@ -86,6 +89,7 @@ class Engine(ProcessBound):
             work=self._work,
             at_end=self._close_backend,
             at_exit=self.shutdown,
+            is_in_use=self._is_in_use,
         )
 
     def reset_after_fork(self) -> None:

@@ -17,6 +17,8 @@ logger = logging.getLogger("memorizz_async.embeddings")
 # At the end of the process a batch that runs gets so long: an interpreter that goes away under a
 # thread inside torch can crash.
 _EXIT_SECONDS = 5.0
+_LOOK_SECONDS = 0.25
+"""How often an idle thread looks whether it may still get work."""
 
 
 class Workers:
@@ -25,9 +27,10 @@ class Workers:
     has_work: asked under the lock. work: one turn, without the lock, must not raise.
     at_end: called once, by the last thread after `stop`, or by `stop` where there is none.
     at_exit: called with a timeout in seconds when the interpreter ends and nobody has closed.
+    is_in_use: False once nobody can bring work any more.
 
-    A thread that finds nothing to do for `idle_seconds` ends, so that an engine which was forgotten
-    without a close can be collected with its model.
+    A thread that finds nothing to do ends after `idle_seconds`, and soon where nobody can bring
+    work: an engine that was forgotten without a close is then collected with its model.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Workers:
         work: Callable[[], None],
         at_end: Callable[[], None],
         at_exit: Callable[[float], None],
+        is_in_use: Callable[[], bool] = lambda: True,
     ) -> None:
         self._lock = lock
         self._ready = threading.Condition(lock)
@@ -49,6 +53,7 @@ class Workers:
         self._work = work
         self._at_end = at_end
         self._at_exit = at_exit
+        self._is_in_use = is_in_use
         self._registered = False
         self._threads: set[threading.Thread] = set()
         self._idle = 0
@@ -106,12 +111,15 @@ class Workers:
 
     def _wait(self) -> bool:
         """Until there is work; False: the thread ends. Under the lock."""
+        idle_until = time.monotonic() + self._idle_seconds
         while not self._stopped and not self._has_work():
-            self._idle += 1
-            in_time = self._ready.wait(self._idle_seconds)
-            self._idle -= 1
-            if not in_time and not self._has_work():
+            left = idle_until - time.monotonic()
+            if left <= 0 or not self._is_in_use():
                 return False
+            self._idle += 1
+            # In steps: a finalizer may run under any lock, so that it must not notify.
+            self._ready.wait(min(left, _LOOK_SECONDS))
+            self._idle -= 1
         return not self._stopped
 
     def stop(self) -> None:

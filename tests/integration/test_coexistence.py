@@ -280,6 +280,30 @@ async def test_a_view_that_takes_the_place_of_a_collection_is_seen(
                 assert contents(await recalled(reader, **some)) == {"bees", "nuts"}
 
 
+async def test_a_view_with_a_collation_is_refused_by_name(
+    config: MongoDBConfig, database: Any
+) -> None:
+    """No read of it can tell the tenants apart as the others do."""
+    database.create_collection("facts", viewOn="base", pipeline=[], collation={"locale": "en"})
+    async with opened(config) as provider:
+        for consistency in ("session", "strong"):
+            with pytest.raises(DatabaseError, match="a view with a collation"):
+                await recalled(provider, memory_type=KB, consistency=consistency)
+
+
+async def test_an_index_of_somebody_elses_on_our_locks_is_an_error_at_once(
+    config: MongoDBConfig, database: Any
+) -> None:
+    """A lock that cannot be written is not a lock that another writer holds."""
+    database["session_locks"].create_index("by", unique=True)
+    database["session_locks"].insert_one({"_id": "somebody else's"})
+    async with opened(config) as provider:
+        started = time.monotonic()
+        with pytest.raises(WriteError, match="A lock was not written to 'session_locks'"):
+            await provider.store_conversation_async(["hello"], session_id="s", memory_id="ada")
+        assert time.monotonic() - started < 5
+
+
 async def test_a_time_series_is_recalled_from_and_never_stale(
     strategies: MongoDBConfig, database: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

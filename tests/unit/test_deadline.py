@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from memorizz_async import InvalidInputError, OperationTimeoutError
-from memorizz_async.deadline import Deadline
+from memorizz_async.deadline import CallTime, Deadline
 
 
 @pytest.fixture
@@ -49,3 +49,17 @@ def test_what_was_seen_last_is_in_the_message() -> None:
     """Waiting for an index says how far it got."""
     error = Deadline.after(10).exceeded("building", "status BUILDING")
     assert "Seen: status BUILDING." in str(error)
+
+
+async def test_work_that_is_not_the_databases_does_not_begin_after_the_callers_bound(
+    clock: list[float],
+) -> None:
+    """The same error as anywhere else, which is a TimeoutError, too."""
+
+    async def work() -> None:
+        raise AssertionError
+
+    call = CallTime(250, 1000)
+    clock[0] += 1
+    with pytest.raises(OperationTimeoutError, match="embedding did not end within 250 ms"):
+        await call.within("embedding", work)

@@ -9,7 +9,7 @@ import os
 import pickle
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -201,3 +201,32 @@ def test_settings_and_errors_can_be_copied() -> None:
     error = pickle.loads(pickle.dumps(LifecycleError("what", seen="seen", fix="fix")))
     assert isinstance(error, MemorizzAsyncError)
     assert error.fix == "fix"
+
+
+def test_a_child_that_goes_on_in_its_parents_coroutine_is_told_what_to_do() -> None:
+    """The parent's loop does not run there: nothing could ever answer."""
+    config = MongoDBConfig("memory://")
+    embedder = AsyncEmbeddingProvider(backend=FunctionBackend(embed))
+    provider = AsyncMongoDBProvider(config, embedding_provider=embedder)
+
+    def goes_on(coroutine: Coroutine[Any, Any, object]) -> str:
+        try:
+            coroutine.send(None)
+        except LifecycleError as error:
+            return str(error)
+        return "waits"
+
+    async def parent() -> list[str]:
+        await provider.store_async("x", MemoryType.LONG_TERM_MEMORY, memory_id="m")
+        return [
+            in_child(
+                lambda: goes_on(provider.retrieve_memory_units_by_query_async("x", memory_id="m"))
+            ),
+            in_child(lambda: goes_on(provider.get_async("x", "LONG_TERM_MEMORY", memory_id="m"))),
+            in_child(lambda: goes_on(embedder.encode_async("y"))),
+            in_child(lambda: goes_on(provider.close_async())),
+        ]
+
+    for said in asyncio.run(parent()):
+        assert said.startswith("No asyncio event loop runs here.")
+        assert "asyncio.run(" in said

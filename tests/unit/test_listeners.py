@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
-import pymongo
 import pytest
 from pymongo import monitoring
+from support.embedder import CountingEmbedder
 
-from memorizz_async.memory_provider.mongodb.driver.listeners import with_logged_listeners
+from memorizz_async import AsyncMongoDBProvider, ConfigurationError, MongoDBConfig
 
 
 class Failing(monitoring.CommandListener, monitoring.ConnectionPoolListener):
@@ -29,14 +29,33 @@ class Failing(monitoring.CommandListener, monitoring.ConnectionPoolListener):
     connection_checked_out = connection_checked_in = _fail
 
 
-def test_a_listener_that_fails_is_logged_and_not_printed(
-    mongod: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+@pytest.fixture(params=["an option", "registered for every client"])
+def listening(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Failing, dict[str, Any]]:
+    """A listener, and the options of a client that has it."""
+    listener = Failing()
+    if request.param == "an option":
+        return listener, {"event_listeners": [listener]}
+    monkeypatch.setattr(monitoring, "_LISTENERS", monitoring._Listeners([], [], [], [], []))
+    monitoring.register(listener)
+    return listener, {}
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_a_listener_that_fails_is_logged_and_not_printed(
+    mongod: Any,
+    driver: Literal["pymongo", "motor"],
+    listening: tuple[Failing, dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The command goes on, and the listener gets every event."""
-    listener = Failing()
-    options = with_logged_listeners({"event_listeners": [listener]})
-    with caplog.at_level(logging.WARNING), pymongo.MongoClient(mongod.uri, **options) as client:
-        assert client.admin.command("ping")["ok"] == 1
+    listener, options = listening
+    config = MongoDBConfig(mongod.uri, driver=driver, client_options=options)
+    with caplog.at_level(logging.WARNING):
+        async with AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder()) as provider:
+            assert await provider.list_async("SUMMARIES", memory_id="nobody's") == []
     kinds = {type(event).__name__ for event in listener.seen}
     assert {"CommandStartedEvent", "CommandSucceededEvent", "PoolCreatedEvent"} <= kinds
     assert "Failing" in caplog.text
@@ -44,6 +63,9 @@ def test_a_listener_that_fails_is_logged_and_not_printed(
     assert capfd.readouterr().err == ""
 
 
-def test_what_is_no_listener_is_left_to_the_driver() -> None:
-    options = with_logged_listeners({"event_listeners": [5], "appname": "a"})
-    assert options == {"event_listeners": [5], "appname": "a"}
+async def test_what_is_no_listener_is_refused() -> None:
+    config = MongoDBConfig("mongodb://localhost:1", client_options={"event_listeners": [5]})
+    provider = AsyncMongoDBProvider(config, embedding_provider=CountingEmbedder())
+    with pytest.raises(ConfigurationError, match="event_listeners"):
+        await provider.list_async("SUMMARIES", memory_id="m")
+    await provider.close_async()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -99,3 +102,22 @@ def test_a_running_loop_refuses_as_ever(loop: asyncio.AbstractEventLoop) -> None
     loop.run_until_complete(close())
     loop.close()
     assert loop.is_closed()
+
+
+def test_a_loop_that_is_never_closed_is_closed_in_the_same_way_at_the_end_of_the_program() -> None:
+    """While executors still work: drivers do their work in threads."""
+    program = """
+        import asyncio
+        from memorizz_async.loop_close import run_before_close
+
+        async def work():
+            await asyncio.to_thread(print, "done")
+
+        loop = asyncio.new_event_loop()
+        run_before_close(loop, work)
+        """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert (ended.stdout, ended.stderr) == ("done\n", "")

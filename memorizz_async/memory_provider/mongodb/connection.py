@@ -20,7 +20,7 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.deadline import Deadline
 from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ClosedError, InvalidURIError
-from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
+from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child, running_loop
 from memorizz_async.loop_close import run_before_close
 from memorizz_async.memory_provider.mongodb.driver import (
     memory_database,
@@ -131,7 +131,7 @@ class Connection(ProcessBound):
         Raises ClosedError after close, InvalidURIError, MissingDependencyError, LocalServerError,
         ServerUnavailableError.
         """
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         with self._lock:
             if self._closed:
                 raise ClosedError(
@@ -155,9 +155,9 @@ class Connection(ProcessBound):
 
         A close whose caller is cancelled goes on; whoever closes next waits for it.
         """
+        here = running_loop()
         with self._lock:
             self._closed = True
-            here = asyncio.get_running_loop()
             if self._closing is None or self._closing.get_loop() is not here:
                 self._closing = here.create_task(self._close(), name="memorizz-async close")
             closing = self._closing

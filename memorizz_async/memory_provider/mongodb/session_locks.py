@@ -25,7 +25,6 @@ from memorizz_async.deadline import Deadline
 from memorizz_async.errors import AuthenticationError, MemorizzAsyncError, WriteError
 from memorizz_async.memory_provider.mongodb.pipelines import sessions as queries
 from memorizz_async.memory_provider.mongodb.protocol import (
-    DUPLICATE_KEY,
     Document,
     Driver,
     Insert,
@@ -189,7 +188,7 @@ class SessionLocks:
             self._driver.write_many(COLLECTION, rows, ordered=False, deadline=deadline)
         )
         for refusal in outcome.refused.values():
-            if refusal.code != DUPLICATE_KEY:
+            if not refusal.same_id:
                 raise WriteError(
                     f"A lock was not written to {COLLECTION!r}; no turn was written or changed",
                     failed={0: refusal.reason},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import textwrap
@@ -173,6 +174,17 @@ async def test_an_idle_thread_ends_and_comes_back() -> None:
     assert backend.opened == 1
     await provider.close_async()
     assert backend.closed == 1
+
+
+async def test_a_forgotten_provider_keeps_no_thread() -> None:
+    """A task queue that makes a provider for each task leaves none behind."""
+    backend = FakeBackend()
+    provider = AsyncEmbeddingProvider(backend=backend)
+    await provider.encode_async("a")
+    engine = provider._engine
+    del provider
+    gc.collect()
+    await until(lambda: engine.stats().workers == 0)
 
 
 async def test_closing_during_the_load_closes_what_was_loaded() -> None:

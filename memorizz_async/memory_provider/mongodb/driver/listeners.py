@@ -1,4 +1,4 @@
-"""Event listeners of the user (the driver's option `event_listeners`): what fails is logged.
+"""Event listeners of the user (`event_listeners`, `pymongo.monitoring`): what fails is logged.
 
 PyMongo prints the traceback of a listener that fails on stderr.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from pymongo import monitoring
@@ -23,23 +23,20 @@ _KINDS = (
 )
 
 
-def with_logged_listeners(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a client, with listeners whose failures are logged."""
-    found = {name: value for name, value in options.items() if name.lower() == "event_listeners"}
-    return {
-        **options,
-        **{name: [logged_listener(each) for each in value] for name, value in found.items()},
-    }
+def log_failures(client: Any) -> None:
+    """Log what the listeners of a new client of PyMongo raise.
+
+    Those in its options, and those that `pymongo.monitoring.register` adds to every client: the
+    driver offers no way to choose among these, so its own lists are changed.
+    """
+    for listeners in vars(client.options.pool_options._event_listeners).values():
+        if isinstance(listeners, list):
+            listeners[:] = map(logged_listener, listeners)
 
 
 def logged_listener(listener: Any) -> Any:
-    """A listener of the same kinds that passes every event on, and logs what that raises.
-
-    What is no listener is returned as it is: PyMongo says what is wrong with it.
-    """
+    """A listener of the same kinds that passes every event on, and logs what that raises."""
     kinds = tuple(kind for kind in _KINDS if isinstance(listener, kind))
-    if not kinds:
-        return listener
     events = {name for kind in kinds for name in vars(kind) if not name.startswith("_")}
     methods = {event: staticmethod(_logging_failures(listener, event)) for event in events}
     return type("LoggedListener", kinds, methods)()

@@ -20,7 +20,7 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.errors import ConfigurationError, InvalidURIError, MissingDependencyError
 from memorizz_async.installing import how_to_install
 from memorizz_async.memory_provider.mongodb.codec import READ_OPTIONS
-from memorizz_async.memory_provider.mongodb.driver.listeners import with_logged_listeners
+from memorizz_async.memory_provider.mongodb.driver.listeners import log_failures
 from memorizz_async.memory_provider.mongodb.driver.motor import MotorDriver
 from memorizz_async.memory_provider.mongodb.driver.pool import pool_options
 from memorizz_async.memory_provider.mongodb.driver.server import MongoDriver
@@ -52,7 +52,7 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
     """
     effective = config.for_address(address)
     _check_options(effective)
-    options = with_logged_listeners(_client_options(effective))
+    options = _client_options(effective)
     name = installed_driver(config)
     shown_address = redact_uri(address)
     try:
@@ -72,6 +72,7 @@ async def open_driver(config: MongoDBConfig, address: str) -> Driver:
     except (driver_errors.PyMongoError, ValueError, TypeError, OSError, ImportError) as error:
         failure = bad_uri(redact_uri(address), error)
     else:
+        log_failures(client.delegate if name == "motor" else client)
         driver = MotorDriver if name == "motor" else MongoDriver
         return driver(client, effective, shown_address)
     try:  # here, so that the driver's words, which may hold a secret, are no context of it

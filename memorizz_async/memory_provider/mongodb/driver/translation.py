@@ -74,7 +74,10 @@ _CODES: dict[int, tuple[str, str]] = {
     133: ("FailedToSatisfyReadPreference", "no member can be read from"),
     136: ("CappedPositionLost", "rows were overwritten while they were read"),
     166: ("CommandNotSupportedOnView", "the collection is a view, which cannot be changed"),
-    167: ("OptionNotSupportedOnView", "the collection is a view"),
+    167: (
+        "OptionNotSupportedOnView",
+        "the collection is a view with a collation, which could mix tenants: make it without one",
+    ),
     171: ("CannotIndexParallelArrays", "an index cannot take a row with two lists"),
     189: ("PrimarySteppedDown", "another member becomes the primary"),
     241: ("ConversionFailure", "a value cannot be converted"),

@@ -15,7 +15,7 @@ from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType
 from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.errors import ConfigurationError
-from memorizz_async.fork import ProcessBound
+from memorizz_async.fork import ProcessBound, running_loop
 from memorizz_async.memory_provider.mongodb.arguments import checked_where, stored_uuid
 from memorizz_async.memory_provider.mongodb.batch import BatchSearch
 from memorizz_async.memory_provider.mongodb.codec import codec_options
@@ -117,6 +117,8 @@ class ProviderCore(ProcessBound):
         return codec_options(self.config)
 
     def _call(self, timeout_ms: int | None) -> CallTime:
+        """The time of a public call; raises LifecycleError where no event loop runs."""
+        running_loop()
         return CallTime(timeout_ms, self.config.timeout_ms)
 
     def _stored_uuid(self, value: UUID) -> Binary:
