@@ -200,15 +200,16 @@ async def test_a_cancelled_append_leaves_no_hole(rows: Any, provider: AsyncMongo
 async def test_a_refused_turn_leaves_no_words_with_the_others(
     rows: Any, provider: AsyncMongoDBProvider
 ) -> None:
-    """The turns beside it are as if it had not been there."""
-    await provider.store_conversation_async(["one"], session_id="s", **WHOLE)
+    """The turns beside it are as if it had not been there, and those far before it stay as is."""
+    first = [f"first{number}" for number in range(12)]
+    await provider.store_conversation_async([*first, "one"], session_id="s", **WHOLE)
     await provider.store_async({"content": "x", "_id": "taken"}, "SUMMARIES", **WHOLE)
     rows[COLLECTION].insert_one({"_id": "taken", "memory_id": "other"})
     turns: list[Any] = ["two", {"content": "bad", "_id": "taken"}, "three"]
     with pytest.raises(WriteError):
         await provider.store_conversation_async(turns, session_id="s", **WHOLE)
     rows[COLLECTION].delete_one({"_id": "taken"})
-    assert check_all(rows, holes=1) == ["one", "two", "three"]
+    assert check_all(rows, holes=1) == [*first, "one", "two", "three"]
 
 
 async def test_where_the_model_fails_nothing_is_deleted(

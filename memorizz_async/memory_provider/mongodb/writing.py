@@ -36,6 +36,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
     public_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped, check_tenant
+from memorizz_async.memory_provider.mongodb.spoken import plain_message
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.redaction import describe_id
@@ -75,6 +76,7 @@ def with_embedding(memory: Any, embedding: Any) -> Any:
     """The memory with its embedding as one of its fields."""
     if isinstance(memory, str):
         memory = {"content": memory}
+    memory = plain_message(memory)
     if not isinstance(memory, Mapping):
         return memory  # refused with the others, in the same words
     if memory.get("embedding") is not None:
@@ -100,7 +102,7 @@ async def drafts(
     """
     # Copied before other tasks run: they may change what the caller passed.
     memories = [
-        dict(one) if isinstance(one, Mapping) else one
+        dict(one) if isinstance(one, Mapping) else plain_message(one)
         for one in checked_list("memories", given, single="use store_async for one, or pass a list")
     ]
     if not memories:  # a tenant of a wrong kind is an error also where there is nothing to write
