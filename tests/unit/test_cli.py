@@ -316,6 +316,8 @@ def test_the_next_commands_can_be_run_by_the_reader(
     script = Path(sys.executable).with_name("memorizz-async")
     monkeypatch.setenv("PATH", str(script.parent))
     assert command_name() == "memorizz-async"
+    # Outside the environment's folder: inside it, the shorter relative path is printed.
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert command_name() == str(script)
     monkeypatch.setenv("PATH", str(script.parent))
