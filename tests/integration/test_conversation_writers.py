@@ -21,6 +21,7 @@ from memorizz_async import (
     WriteError,
 )
 from memorizz_async.embeddings import as_embedder
+from memorizz_async.memory_provider.mongodb import writing
 from memorizz_async.memory_provider.mongodb.session_locks import SessionName
 
 KIND = MemoryType.CONVERSATION_MEMORY
@@ -210,6 +211,26 @@ async def test_a_refused_turn_leaves_no_words_with_the_others(
         await provider.store_conversation_async(turns, session_id="s", **WHOLE)
     rows[COLLECTION].delete_one({"_id": "taken"})
     assert check_all(rows, holes=1) == [*first, "one", "two", "three"]
+
+
+async def test_a_turn_that_another_session_got_at_the_same_time_leaves_no_words(
+    rows: Any, provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both calls see that its dedup_key is free; one of them writes it."""
+    keyed = {"content": "once", "dedup_key": "k"}
+    insert = writing.insert
+
+    async def late(*args: Any, **options: Any) -> list[str]:
+        monkeypatch.undo()
+        await provider.store_conversation_async([keyed], session_id="t", **WHOLE)
+        return await insert(*args, **options)
+
+    await provider.store_conversation_async(["one"], session_id="s", **WHOLE)
+    monkeypatch.setattr(writing, "insert", late)
+    ids = await provider.store_conversation_async([keyed, "two"], session_id="s", **WHOLE)
+    assert len(set(ids)) == 2
+    assert check_all(rows, holes=1) == ["one", "two"]
+    assert check_all(rows, session_id="t") == ["once"]
 
 
 async def test_where_the_model_fails_nothing_is_deleted(

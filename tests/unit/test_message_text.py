@@ -232,6 +232,9 @@ def test_a_message_that_another_program_wrote_looks_the_same() -> None:
         {"content": []},
         {"content": [{"type": "text", "text": " "}]},
         {"content": None, "tool_calls": []},
+        {"content": [{"text": 10**5000}]},
+        {"content": [{"type": "text", "text": "a", "size": 10**5000}]},
+        {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": 10**5000}}]},
     ],
 )
 def test_what_is_no_message_or_has_no_text_is_refused(memory: dict[str, Any]) -> None:

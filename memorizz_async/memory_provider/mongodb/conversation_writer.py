@@ -185,25 +185,28 @@ class ConversationWriter:
         which the next append takes away: it writes the whole context of the last turns.
         """
         await self._write_all(_neighbours(sessions), deadline)
+        repeated: set[int] = set()
         insert = partial(
             writing.insert, self._driver, self._collection, rows, deadline, self._guard,
-            written=self._written,
+            written=self._written, repeated=repeated.add,
         )  # fmt: skip
         try:
             ids = await insert()
         except WriteError as error:
             held.settled = error.__cause__ is None  # else the connection broke, and rows may come
-            await self._without_refused(sessions, deadline)
+            await self._without_missing(sessions, deadline)
             return error
         except (DuplicateMemoryError, InvalidInputError, EmbeddingModelMismatchError):
             held.settled = True
-            await self._without_refused(sessions, deadline)
+            await self._without_missing(sessions, deadline)
             raise
         held.settled = True
+        if repeated:  # another call wrote them at the same time, to another session
+            await self._without_missing(sessions, deadline)
         return ids
 
-    async def _without_refused(self, sessions: Sequence[Session], deadline: Deadline) -> None:
-        """Some turns were refused: take their words out of the others' context and vectors."""
+    async def _without_missing(self, sessions: Sequence[Session], deadline: Deadline) -> None:
+        """Some turns were not written: take their words out of the others' context and vectors."""
         for session in sessions:
             numbers = [turn.number for turn in session.turns if turn.draft is not None]
             turns = await turns_around(

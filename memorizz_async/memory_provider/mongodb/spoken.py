@@ -99,7 +99,7 @@ def text_of(content: Any) -> str:
         return without_data(content if type(content) is str else str(content))  # such as a Code
     if isinstance(content, datetime | DatetimeMS):
         return iso_text(content)
-    return str(content) if isinstance(content, _SIMPLE) else message_text(content)
+    return _written(content) if isinstance(content, _SIMPLE) else message_text(content)
 
 
 def without_data(text: str) -> str:
@@ -243,7 +243,7 @@ def _texts(content: Any, depth: int) -> Iterator[str]:
         for part in content:
             yield from _texts(part, depth + 1)
     elif isinstance(content, int | float):
-        yield str(content)
+        yield _written(content)
 
 
 def _of_part(part: Mapping[str, Any], depth: int) -> Iterator[str]:
@@ -270,7 +270,7 @@ def _of_part(part: Mapping[str, Any], depth: int) -> Iterator[str]:
     if kind is None and not any(name in part for name in _TEXTS):  # of another program
         for name, value in part.items():
             if isinstance(value, str | int | float) and not isinstance(value, bool):
-                text = str(value)
+                text = _written(value)
                 if name not in _NAMELESS and not _is_data(text):
                     yield f"{name}: {text}"
 
@@ -301,7 +301,7 @@ def _call(name: Any, arguments: Any) -> str:
     else:
         try:
             text = json.dumps(arguments, ensure_ascii=False, skipkeys=True, default=_json)
-        except ValueError:  # an integer of thousands of digits, which MongoDB refuses, too
+        except ValueError:  # such an integer inside it
             text = ""
     return f"{name if isinstance(name, str) else 'tool'}({text})"
 
@@ -309,7 +309,14 @@ def _call(name: Any, arguments: Any) -> str:
 def _json(value: Any) -> str | None:
     if isinstance(value, datetime | DatetimeMS):
         return iso_text(value)
-    return str(value) if isinstance(value, _SIMPLE) else None
+    return _written(value) if isinstance(value, _SIMPLE) else None
+
+
+def _written(value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # an integer of thousands of digits, which MongoDB refuses
+        return ""
 
 
 def _marks(content: Any, depth: int) -> Iterator[str]:

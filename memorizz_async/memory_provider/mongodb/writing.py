@@ -193,10 +193,12 @@ async def insert(
     guard: ModelGuard,
     *,
     written: Written,
+    repeated: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Write the rows; their ids in the order of the items.
 
     written: told the server's logical time after each write to the collection.
+    repeated: told the position of each item whose `dedup_key` was there already.
 
     A row whose `dedup_key` is there already counts as written. Raises, with nothing written,
     InvalidEmbeddingError for a vector of another dimension and EmbeddingModelMismatchError for one
@@ -211,7 +213,9 @@ async def insert(
         rows = [item.row(now) for item in items[start : start + _ROWS_A_WRITE]]
         ids += [row["_id"] for row in rows]
         try:
-            refused = await _insert_rows(driver, collection, rows, now, deadline, written=written)
+            refused, known = await _insert_rows(
+                driver, collection, rows, now, deadline, written=written
+            )
         except DatabaseError as error:
             if start == 0:
                 raise
@@ -220,6 +224,9 @@ async def insert(
             ids += [None] * (len(items) - len(ids))
             raise _write_error(ids, failed, collection) from error
         failed.update({start + position: refusal for position, refusal in refused.items()})
+        if repeated is not None:
+            for position in known:
+                repeated(start + position)
     if not failed:
         return [public_id(row_id) for row_id in ids]
     if len(items) == 1 and failed[0].code == DUPLICATE_KEY:
@@ -246,14 +253,17 @@ async def _insert_rows(
     deadline: Deadline,
     *,
     written: Written,
-) -> dict[int, Refusal]:
-    """Write some rows; those that were refused, by position. A `dedup_key` that is there already
-    is no refusal, unless its row has expired: then that one makes way, since nobody can see it.
+) -> tuple[dict[int, Refusal], list[int]]:
+    """Write some rows; those that were refused, by position, and those that are there already.
+
+    A `dedup_key` that is there already is no refusal, unless its row has expired: then that one
+    makes way, since nobody can see it.
 
     Where the id that the key makes is taken by another row, of another tenant for instance, the row
     is refused: with another id, a repeated write could come twice when the first is free again.
     """
     refused = await _insert_once(driver, collection, rows, deadline, written=written)
+    known: list[int] = []
     for _ in range(_ROUNDS):
         again = [
             position
@@ -280,6 +290,7 @@ async def _insert_rows(
                 expired.append(row["_id"])
                 retried.append(position)
             else:
+                known.append(position)
                 del refused[position]
         if expired:
             await driver.delete_many(collection, expired_filter(expired, now), deadline=deadline)
@@ -290,7 +301,7 @@ async def _insert_rows(
                 del refused[position]
                 if at in outcome:
                     refused[position] = outcome[at]
-    return dict(sorted(refused.items()))
+    return dict(sorted(refused.items())), known
 
 
 def is_row_of(stored: Row, dedup_key: str, owner: Mapping[str, Any]) -> bool:
