@@ -79,6 +79,11 @@ async def test_others_have_the_new_words_of_a_changed_turn(provider: AsyncMongoD
     where = {"content": TALK[5]}
     assert await provider.update_many_async(KIND, {"content": "5"}, where=where, memory_id="m") == 1
     now[5] = "5"
+    where = {"content": TALK[7]}
+    await provider.update_many_async(
+        KIND, {"content": "7"}, where=where, as_record=True, memory_id="m"
+    )
+    now[7] = "7"
     assert not await provider.upsert_async(KIND, {"turn": 6}, {"content": "six"}, memory_id="m")
     now[6] = "six"
     rows = await stored(provider)

@@ -125,7 +125,7 @@ class Editing(Changing):
         """Set fields of every row of the tenant that equals `where`; how many there were.
 
         A new `content` is embedded, unless `changes` has an `embedding`; as_record: as in
-        update_async, and nothing is embedded. See update_async.
+        update_async, and nothing is embedded but turns of conversations. See update_async.
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
@@ -141,8 +141,8 @@ class Editing(Changing):
         else:
             matched = (await self._check_and_write(kind, update, fields, call)).matched
         if turns:
-            keep = not as_record and "embedding" not in fields
-            matched += await self._change_turns(kind, query, fields, call, embed=keep, many=True)
+            again = "embedding" not in fields
+            matched += await self._change_turns(kind, query, fields, call, embed=again, many=True)
         return matched
 
     async def touch_many_async(
