@@ -6,5 +6,5 @@ import re
 
 
 def stable_repr(value: object) -> str:
-    """The repr without memory addresses: every worker of pytest-xdist must find the same ids."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    """The ASCII repr without memory addresses, the same in each worker of pytest-xdist."""
+    return re.sub(r" at 0x[0-9a-f]+", "", ascii(value))
