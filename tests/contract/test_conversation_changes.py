@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from support.embedder import CountingEmbedder, vector_of
 
-from memorizz_async import EVERY_TENANT, AsyncMongoDBProvider, MemoryType
+from memorizz_async import EVERY_TENANT, AsyncMongoDBProvider, InvalidInputError, MemoryType
 
 KIND = MemoryType.CONVERSATION_MEMORY
 WHOLE = {"memory_id": "m", "user_id": None}
@@ -78,6 +79,11 @@ async def test_others_have_the_new_words_of_a_changed_turn(provider: AsyncMongoD
     where = {"content": TALK[5]}
     assert await provider.update_many_async(KIND, {"content": "5"}, where=where, memory_id="m") == 1
     now[5] = "5"
+    where = {"content": TALK[7]}
+    await provider.update_many_async(
+        KIND, {"content": "7"}, where=where, as_record=True, memory_id="m"
+    )
+    now[7] = "7"
     assert not await provider.upsert_async(KIND, {"turn": 6}, {"content": "six"}, memory_id="m")
     now[6] = "six"
     rows = await stored(provider)
@@ -107,6 +113,11 @@ async def test_a_turn_that_moves_leaves_no_words_behind_and_takes_none_along(
     assert moved == 1
     assert seen(await stored(provider, **mine)) == expected(["one"])
     assert seen(await stored(provider, memory_id="n", user_id="u")) == expected(["two"])
+    moves = {"user_id": "v"}
+    assert await provider.update_async(ids[5], KIND, moves, embed=False, **WHOLE)
+    left = [*TALK[:3], TALK[4], *TALK[6:]]
+    assert [row for row in seen(await stored(provider)) if row[0] != TALK[3]] == expected(left)
+    assert seen(await stored(provider, memory_id="m", user_id="v")) == expected([TALK[5]])
 
 
 async def test_a_turn_lends_its_words_to_none_that_lives_longer(
@@ -132,6 +143,84 @@ async def test_a_turn_lends_its_words_to_none_that_lives_longer(
     assert await provider.update_async(ids[1], KIND, {"expires_at": past}, memory_id="m")
     assert await provider.delete_expired_async(KIND, memory_id="m") == 1
     assert seen(await stored(provider)) == expected(["A0", "A2", "B3"])
+
+
+@pytest.mark.parametrize("method", ["update_async", "update_many_async"])
+async def test_a_vector_holds_no_words_of_turns_that_expire_before_it(
+    provider: AsyncMongoDBProvider, method: str
+) -> None:
+    """Also where the call that lets the turn live longer embeds no text."""
+    end = datetime.now(UTC) + timedelta(hours=1)
+    ids = await talked(provider, expires_at=end)
+    assert seen(await stored(provider)) == expected(TALK)
+    longer = {"expires_at": None}
+    if method == "update_async":
+        await provider.update_async(ids[2], KIND, longer, embed=False, memory_id="m")
+    else:
+        where = {"content": TALK[2]}
+        await provider.update_many_async(KIND, longer, where=where, as_record=True, memory_id="m")
+    rows = await stored(provider)
+    assert rows[2]["context"] == ""
+    assert rows[2]["embedding"] == vector_of(TALK[2]).tolist()
+
+
+async def test_tool_calls_change_with_the_text_that_they_are(
+    provider: AsyncMongoDBProvider,
+) -> None:
+    """Their old words are nowhere afterwards; a content of its own stays as it is."""
+
+    def calls(word: str) -> list[Any]:
+        return [{"id": "1", "type": "function", "function": {"name": "look", "arguments": word}}]
+
+    turns: list[Any] = [
+        "A0",
+        {"content": "Let me see", "tool_calls": calls("old")},
+        {"content": None, "tool_calls": calls("secret")},
+        "A3",
+    ]
+    ids = await provider.store_conversation_async(turns, session_id="s", **WHOLE)
+    await provider.update_async(ids[1], KIND, {"tool_calls": calls("new")}, memory_id="m")
+    changes: list[dict[str, Any]] = [
+        {"tool_calls": calls("new")},
+        {"tool_calls.0.function.arguments": "new"},
+    ]
+    for change in changes:
+        with pytest.raises(InvalidInputError, match="without it"):
+            await provider.update_async(ids[2], KIND, change, memory_id="m")
+        with pytest.raises(InvalidInputError, match="without it"):
+            await provider.update_many_async(KIND, change, where={"turn": 2}, memory_id="m")
+        with pytest.raises(InvalidInputError, match="without it"):
+            await provider.upsert_async(KIND, {"turn": 2}, change, memory_id="m")
+    change = {"content": None, "tool_calls": calls("new")}
+    await provider.update_async(ids[2], KIND, change, memory_id="m")
+    rows = await stored(provider)
+    assert seen(rows) == expected(["A0", "Let me see", "look(new)", "A3"])
+    assert "secret" not in str(rows)
+
+
+async def test_parts_change_with_the_text_that_they_are(provider: AsyncMongoDBProvider) -> None:
+    """No field of the row says what another of its fields does not say any more."""
+    turns: list[Any] = ["A0", {"content": [{"type": "text", "text": "secret"}]}, "A2"]
+    ids = await provider.store_conversation_async(turns, session_id="s", **WHOLE)
+    parts = [{"type": "text", "text": "new"}]
+    with pytest.raises(InvalidInputError, match="as a whole"):
+        await provider.update_async(ids[1], KIND, {"content_parts.0.text": "new"}, memory_id="m")
+    for number, change in enumerate([{"content_parts": parts}, {"content": parts}]):
+        await provider.update_async(ids[1], KIND, change, memory_id="m")
+        rows = await stored(provider)
+        assert seen(rows) == expected(["A0", "new", "A2"]), number
+        assert rows[1]["content_parts"] == parts
+        assert "secret" not in str(rows)
+
+
+async def test_long_neighbours_are_cut(provider: AsyncMongoDBProvider) -> None:
+    """The context of a turn does not make its row larger than MongoDB takes."""
+    talk = [letter * 4_000_000 for letter in "abcde"]
+    ids = await provider.store_conversation_async(talk, session_id="s", **WHOLE)
+    await provider.delete_async(ids[2], KIND, memory_id="m")
+    rows = await stored(provider)
+    assert [row["content"] for row in rows] == [*talk[:2], *talk[3:]]
+    assert all(len(row["context"]) < 100_000 for row in rows)
 
 
 async def test_vectors_of_the_caller_stay_as_they_were_given(

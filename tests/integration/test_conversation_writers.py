@@ -21,6 +21,7 @@ from memorizz_async import (
     WriteError,
 )
 from memorizz_async.embeddings import as_embedder
+from memorizz_async.memory_provider.mongodb import writing
 from memorizz_async.memory_provider.mongodb.session_locks import SessionName
 
 KIND = MemoryType.CONVERSATION_MEMORY
@@ -200,15 +201,36 @@ async def test_a_cancelled_append_leaves_no_hole(rows: Any, provider: AsyncMongo
 async def test_a_refused_turn_leaves_no_words_with_the_others(
     rows: Any, provider: AsyncMongoDBProvider
 ) -> None:
-    """The turns beside it are as if it had not been there."""
-    await provider.store_conversation_async(["one"], session_id="s", **WHOLE)
+    """The turns beside it are as if it had not been there, and those far before it stay as is."""
+    first = [f"first{number}" for number in range(12)]
+    await provider.store_conversation_async([*first, "one"], session_id="s", **WHOLE)
     await provider.store_async({"content": "x", "_id": "taken"}, "SUMMARIES", **WHOLE)
     rows[COLLECTION].insert_one({"_id": "taken", "memory_id": "other"})
     turns: list[Any] = ["two", {"content": "bad", "_id": "taken"}, "three"]
     with pytest.raises(WriteError):
         await provider.store_conversation_async(turns, session_id="s", **WHOLE)
     rows[COLLECTION].delete_one({"_id": "taken"})
-    assert check_all(rows, holes=1) == ["one", "two", "three"]
+    assert check_all(rows, holes=1) == [*first, "one", "two", "three"]
+
+
+async def test_a_turn_that_another_session_got_at_the_same_time_leaves_no_words(
+    rows: Any, provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both calls see that its dedup_key is free; one of them writes it."""
+    keyed = {"content": "once", "dedup_key": "k"}
+    insert = writing.insert
+
+    async def late(*args: Any, **options: Any) -> list[str]:
+        monkeypatch.undo()
+        await provider.store_conversation_async([keyed], session_id="t", **WHOLE)
+        return await insert(*args, **options)
+
+    await provider.store_conversation_async(["one"], session_id="s", **WHOLE)
+    monkeypatch.setattr(writing, "insert", late)
+    ids = await provider.store_conversation_async([keyed, "two"], session_id="s", **WHOLE)
+    assert len(set(ids)) == 2
+    assert check_all(rows, holes=1) == ["one", "two"]
+    assert check_all(rows, session_id="t") == ["once"]
 
 
 async def test_where_the_model_fails_nothing_is_deleted(

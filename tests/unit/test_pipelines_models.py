@@ -140,6 +140,9 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         {
             "content": 1,
             "tool_calls": 1,
+            "function_call": 1,
+            "refusal": 1,
+            "audio": 1,
             "context": 1,
             "memory_id": 1,
             "user_id": 1,

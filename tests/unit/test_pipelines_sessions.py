@@ -22,6 +22,9 @@ READ = {
     "$project": {
         "content": 1,
         "tool_calls": 1,
+        "function_call": 1,
+        "refusal": 1,
+        "audio": 1,
         "turn": 1,
         "expires_at": 1,
         "embedding_model": 1,
@@ -96,6 +99,11 @@ SNAPSHOTS: list[tuple[Callable[..., Any], Callable[[], Any], Any]] = [
         q.turns_filter,
         lambda: q.turns_filter({"x": 1}, OWNER, "s"),
         {"$and": [{"x": 1}, OWNER, {"session_id": "s", "turn": NUMBER}]},
+    ),
+    (
+        q.told_beside_filter,
+        q.told_beside_filter,
+        {"content_parts": {"$eq": None, "$exists": True}},
     ),
     (
         q.turn_projection,

@@ -27,13 +27,20 @@ from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
 )
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.session_locks import SessionName
-from memorizz_async.memory_provider.mongodb.spoken import content_of, text_of
+from memorizz_async.memory_provider.mongodb.spoken import (
+    BESIDE_CONTENT,
+    PARTS,
+    content_of,
+    text_of,
+)
 from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.memory_provider.mongodb.writing import Draft
 
 WINDOW = 2
 """How many turns on a side belong to a turn's context."""
+_LONGEST_HEARD = 10_000
+"""Characters of a neighbour; with the whole of long ones a row would exceed MongoDB's limit."""
 
 
 @dataclass
@@ -105,7 +112,7 @@ class Session:
 
     def _heard(self, position: int, neighbours: Sequence[Turn]) -> list[str]:
         turn = self.turns[position]
-        return [other.text for other in neighbours if other.lasts_as_long_as(turn)]
+        return [other.text[:_LONGEST_HEARD] for other in neighbours if other.lasts_as_long_as(turn)]
 
 
 @dataclass
@@ -113,12 +120,14 @@ class Rewriting:
     """What a change of some turns means for their session.
 
     session: as it is afterwards. context: the positions of those turns in it whose context changes.
-    vectors: those whose embedded text changes.
+    vectors: those whose embedded text changes. heard: those of them that are embedded with other
+    turns before them than until now.
     """
 
     session: Session
     context: list[int]
     vectors: list[int]
+    heard: set[int] = field(default_factory=set)
 
 
 def rewriting(
@@ -130,8 +139,8 @@ def rewriting(
     changes: by key, the turn as it will be; None for one that leaves the session.
     """
     changed = {at for at, turn in enumerate(turns) if turn.key in changes}
-    session = Session(name)
-    context, vectors = [], []
+    session, before = Session(name), Session(name, list(turns))
+    context, vectors, until_now = [], [], {}
     for at, turn in enumerate(turns):
         after = changes.get(turn.key, turn)
         if after is None:
@@ -140,8 +149,21 @@ def rewriting(
             context.append(len(session.turns))
         if changed.intersection(range(at - WINDOW, at + 1)):
             vectors.append(len(session.turns))
+            until_now[len(session.turns)] = before.before(at)
         session.turns.append(after)
-    return Rewriting(session, context, vectors)
+    heard = {at for at, texts in until_now.items() if session.before(at) != texts}
+    return Rewriting(session, context, vectors, heard)
+
+
+def mending(name: SessionName, turns: Sequence[Turn], numbers: Sequence[int]) -> Rewriting:
+    """What is written again where it is not known what was written about the turns of some numbers.
+
+    turns: those that are stored, from twice the window before the numbers to as many after them.
+    """
+    first = sum(turn.number < min(numbers) for turn in turns)
+    end = sum(turn.number <= max(numbers) for turn in turns)
+    near = range(max(0, first - WINDOW), min(len(turns), end + WINDOW))
+    return Rewriting(Session(name, list(turns)), [*near], [at for at in near if at >= first])
 
 
 async def last_turns(
@@ -211,7 +233,7 @@ def end_of(expires_at: Any) -> float:
     return alive_until({"expires_at": expires_at})
 
 
-_TEXT = frozenset({"content", "content_parts", "tool_calls", "expires_at"})
+_TEXT = frozenset({"content", PARTS, *BESIDE_CONTENT, "expires_at"})
 _PLACE = frozenset({"session_id", "turn", "memory_id", "user_id"})
 
 
@@ -222,8 +244,11 @@ def touches_turns(fields: Mapping[str, Any]) -> bool:
 
 def moves_turns(fields: Mapping[str, Any]) -> bool:
     """Whether it changes the place of a turn, or its text in a way that only the server knows."""
+    beside = () if "content" in fields else BESIDE_CONTENT
     return any(
-        (root := name.partition(".")[0]) in _PLACE or (root != name and root in _TEXT)
+        (root := name.partition(".")[0]) in _PLACE
+        or root in beside
+        or (root != name and root in _TEXT)
         for name in fields
     )
 
@@ -231,6 +256,6 @@ def moves_turns(fields: Mapping[str, Any]) -> bool:
 def changed_turn(turn: Turn, fields: Mapping[str, Any]) -> Turn:
     """The turn as it is with these fields."""
     text, expires_at = turn.text, turn.expires_at
-    if "content" in fields or fields.get("tool_calls") is not None:
-        text = text_of(content_of({"content": None, **fields}))
+    if "content" in fields:
+        text = text_of(content_of(fields))
     return replace(turn, text=text, expires_at=fields.get("expires_at", expires_at))

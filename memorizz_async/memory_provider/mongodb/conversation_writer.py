@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +33,7 @@ from memorizz_async.memory_provider.mongodb.conversation import (
     Turn,
     is_turn,
     last_turns,
+    mending,
     number_of,
     rewriting,
     turns_around,
@@ -76,7 +77,8 @@ class TurnChange:
     after: the turn as it will be; None where it leaves its session. write: what does it. Where it
     sets `fields`, the turn's own context and vector go with it.
     embeds: whether the turn itself gets a new vector though it had none of a known model.
-    keeps_vector: whether the turn's own vector is left alone.
+    keeps_vector: whether the turn's own vector is left alone, unless it holds words of turns before
+    it that it may not hold any more.
     """
 
     after: Turn | None
@@ -85,6 +87,12 @@ class TurnChange:
     removed: Sequence[str] = ()
     embeds: bool = False
     keeps_vector: bool = False
+
+    def makes_vector(self, *, heard: bool) -> bool:
+        """Whether the turn itself gets another vector. heard: it has other turns before it."""
+        if self.fields is None or "embedding" in self.fields:
+            return False
+        return heard or not self.keeps_vector
 
 
 Change = Callable[[SessionName, Turn], TurnChange]
@@ -177,34 +185,35 @@ class ConversationWriter:
         which the next append takes away: it writes the whole context of the last turns.
         """
         await self._write_all(_neighbours(sessions), deadline)
+        repeated: set[int] = set()
         insert = partial(
             writing.insert, self._driver, self._collection, rows, deadline, self._guard,
-            written=self._written,
+            written=self._written, repeated=repeated.add,
         )  # fmt: skip
         try:
             ids = await insert()
         except WriteError as error:
             held.settled = error.__cause__ is None  # else the connection broke, and rows may come
-            await self._without_refused(sessions, deadline)
+            await self._without_missing(sessions, deadline)
             return error
         except (DuplicateMemoryError, InvalidInputError, EmbeddingModelMismatchError):
             held.settled = True
-            await self._without_refused(sessions, deadline)
+            await self._without_missing(sessions, deadline)
             raise
         held.settled = True
+        if repeated:  # another call wrote them at the same time, to another session
+            await self._without_missing(sessions, deadline)
         return ids
 
-    async def _without_refused(self, sessions: Sequence[Session], deadline: Deadline) -> None:
-        """Some turns were refused: take their words out of the others' context and vectors."""
+    async def _without_missing(self, sessions: Sequence[Session], deadline: Deadline) -> None:
+        """Some turns were not written: take their words out of the others' context and vectors."""
         for session in sessions:
-            numbers = [turn.number for turn in session.turns]
+            numbers = [turn.number for turn in session.turns if turn.draft is not None]
             turns = await turns_around(
                 self._driver, self._collection, session.name, numbers, deadline
             )
-            touched: dict[Hashable, Turn | None] = {turn.key: turn for turn in turns}
-            await self._write_pieces(
-                [_Piece({}, rewriting(session.name, turns, touched))], deadline
-            )
+            piece = _Piece({}, mending(session.name, turns, numbers))
+            await self._write_pieces([piece], deadline)
 
     async def _stored(self, drafts: Sequence[Draft], deadline: Deadline) -> dict[int, str]:
         """The drafts whose `dedup_key` is stored already: their positions, and the rows' ids."""
@@ -279,11 +288,11 @@ class ConversationWriter:
             after = found[-1]["_id"]
 
     async def refresh(
-        self, rows: Sequence[Mapping[str, Any]], *, keeps_vectors: bool = False
+        self, rows: Sequence[Mapping[str, Any]], *, kept: Collection[Hashable] = ()
     ) -> None:
         """Write the context and the vector of some turns again, and those of their neighbours.
 
-        keeps_vectors: leave the vectors of the turns themselves alone.
+        kept: the keys of those whose own vectors are left alone.
         """
         grouped: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
@@ -291,10 +300,10 @@ class ConversationWriter:
                 name = SessionName.of_row(row)
                 grouped.setdefault(name.key(self._collection), []).append(row)
         for key, group in grouped.items():
-            await self._refresh(key, group, keeps_vectors=keeps_vectors)
+            await self._refresh(key, group, kept)
 
     async def _refresh(
-        self, key: str, rows: Sequence[Mapping[str, Any]], *, keeps_vectors: bool
+        self, key: str, rows: Sequence[Mapping[str, Any]], kept: Collection[Hashable]
     ) -> None:
         name, own = SessionName.of_row(rows[0]), {key_of(row["_id"]) for row in rows}
         numbers = [row["turn"] for row in rows]
@@ -309,10 +318,9 @@ class ConversationWriter:
                         turn.key: turn for turn in turns if turn.key in own
                     }
                     plan = rewriting(name, turns, touched)
-                    if keeps_vectors:
-                        plan.vectors = [
-                            at for at in plan.vectors if plan.session.turns[at].key not in own
-                        ]
+                    plan.vectors = [
+                        at for at in plan.vectors if plan.session.turns[at].key not in kept
+                    ]
                     await self._write_pieces([_Piece({}, plan)], deadline, held)
                     return
             except LockLostError:
@@ -420,7 +428,7 @@ class ConversationWriter:
             for at in piece.rewriting.vectors:
                 turn = session.turns[at]
                 own = piece.changes.get(turn.key)
-                if own is not None and (own.keeps_vector or own.fields is None):
+                if own is not None and not own.makes_vector(heard=at in piece.rewriting.heard):
                     continue
                 if turn.model is None and not (own is not None and own.embeds):
                     continue

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from memorizz_async.errors import InvalidInputError
 from memorizz_async.memory_provider.mongodb.pipelines import STAGED
+from memorizz_async.memory_provider.mongodb.spoken import PARTS
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, stored_values
 from memorizz_async.redaction import shown
 
@@ -100,6 +101,11 @@ def changed_fields(
                 fix=f"set {root!r} as a whole",
             )
     check_overlap(given)
+    if PARTS in given and "content" not in given:
+        raise InvalidInputError(
+            f"{PARTS} is changed without the content, which is its text",
+            fix="set content to the parts of the message",
+        )
     _check_known(given, _RECORD if as_record else _MEMORY)
     if not as_record:
         _check_model(given)
@@ -292,4 +298,4 @@ _MEMORY: Final[Mapping[str, Check]] = {
     "access_count": _count,
 }
 _NEVER_NONE = frozenset({"recall_count"})
-_WHOLE = frozenset({*_MEMORY, "_id", "embedding", "memory_id", "user_id"}) - {"metadata"}
+_WHOLE = frozenset({*_MEMORY, PARTS, "_id", "embedding", "memory_id", "user_id"}) - {"metadata"}

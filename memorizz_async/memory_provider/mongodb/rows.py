@@ -23,7 +23,12 @@ from memorizz_async.memory_provider.mongodb.fields import (
     memory_fields,
 )
 from memorizz_async.memory_provider.mongodb.scope import Scope
-from memorizz_async.memory_provider.mongodb.spoken import PARTS, content_of, with_message_text
+from memorizz_async.memory_provider.mongodb.spoken import (
+    PARTS,
+    content_of,
+    plain_message,
+    with_message_text,
+)
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
 from memorizz_async.redaction import shown
 from memorizz_async.validation import check_depth, checked_text
@@ -66,6 +71,7 @@ def draft(
     """
     if isinstance(memory, str):
         memory = {"content": memory}
+    memory = plain_message(memory)
     if not isinstance(memory, Mapping):
         raise InvalidInputError(
             "A memory must be a string or a mapping of fields", seen=f"a {type(memory).__name__}"

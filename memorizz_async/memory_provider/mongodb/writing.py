@@ -36,6 +36,7 @@ from memorizz_async.memory_provider.mongodb.rows import (
     public_id,
 )
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped, check_tenant
+from memorizz_async.memory_provider.mongodb.spoken import plain_message
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import alive_until
 from memorizz_async.redaction import describe_id
@@ -75,6 +76,7 @@ def with_embedding(memory: Any, embedding: Any) -> Any:
     """The memory with its embedding as one of its fields."""
     if isinstance(memory, str):
         memory = {"content": memory}
+    memory = plain_message(memory)
     if not isinstance(memory, Mapping):
         return memory  # refused with the others, in the same words
     if memory.get("embedding") is not None:
@@ -100,7 +102,7 @@ async def drafts(
     """
     # Copied before other tasks run: they may change what the caller passed.
     memories = [
-        dict(one) if isinstance(one, Mapping) else one
+        dict(one) if isinstance(one, Mapping) else plain_message(one)
         for one in checked_list("memories", given, single="use store_async for one, or pass a list")
     ]
     if not memories:  # a tenant of a wrong kind is an error also where there is nothing to write
@@ -191,10 +193,12 @@ async def insert(
     guard: ModelGuard,
     *,
     written: Written,
+    repeated: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Write the rows; their ids in the order of the items.
 
     written: told the server's logical time after each write to the collection.
+    repeated: told the position of each item whose `dedup_key` was there already.
 
     A row whose `dedup_key` is there already counts as written. Raises, with nothing written,
     InvalidEmbeddingError for a vector of another dimension and EmbeddingModelMismatchError for one
@@ -209,7 +213,9 @@ async def insert(
         rows = [item.row(now) for item in items[start : start + _ROWS_A_WRITE]]
         ids += [row["_id"] for row in rows]
         try:
-            refused = await _insert_rows(driver, collection, rows, now, deadline, written=written)
+            refused, known = await _insert_rows(
+                driver, collection, rows, now, deadline, written=written
+            )
         except DatabaseError as error:
             if start == 0:
                 raise
@@ -218,6 +224,9 @@ async def insert(
             ids += [None] * (len(items) - len(ids))
             raise _write_error(ids, failed, collection) from error
         failed.update({start + position: refusal for position, refusal in refused.items()})
+        if repeated is not None:
+            for position in known:
+                repeated(start + position)
     if not failed:
         return [public_id(row_id) for row_id in ids]
     if len(items) == 1 and failed[0].code == DUPLICATE_KEY:
@@ -244,14 +253,17 @@ async def _insert_rows(
     deadline: Deadline,
     *,
     written: Written,
-) -> dict[int, Refusal]:
-    """Write some rows; those that were refused, by position. A `dedup_key` that is there already
-    is no refusal, unless its row has expired: then that one makes way, since nobody can see it.
+) -> tuple[dict[int, Refusal], list[int]]:
+    """Write some rows; those that were refused, by position, and those that are there already.
+
+    A `dedup_key` that is there already is no refusal, unless its row has expired: then that one
+    makes way, since nobody can see it.
 
     Where the id that the key makes is taken by another row, of another tenant for instance, the row
     is refused: with another id, a repeated write could come twice when the first is free again.
     """
     refused = await _insert_once(driver, collection, rows, deadline, written=written)
+    known: list[int] = []
     for _ in range(_ROUNDS):
         again = [
             position
@@ -278,6 +290,7 @@ async def _insert_rows(
                 expired.append(row["_id"])
                 retried.append(position)
             else:
+                known.append(position)
                 del refused[position]
         if expired:
             await driver.delete_many(collection, expired_filter(expired, now), deadline=deadline)
@@ -288,7 +301,7 @@ async def _insert_rows(
                 del refused[position]
                 if at in outcome:
                     refused[position] = outcome[at]
-    return dict(sorted(refused.items()))
+    return dict(sorted(refused.items())), known
 
 
 def is_row_of(stored: Row, dedup_key: str, owner: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
     any_embedded_filter,
 )
 from memorizz_async.memory_provider.mongodb.protocol import Document
+from memorizz_async.memory_provider.mongodb.spoken import BESIDE_CONTENT
 
 COLLECTION = "embedding_models"
 """One document for each collection that holds vectors; `_id` is the collection's name."""
@@ -184,7 +185,7 @@ def without_text_filter(model: str) -> Document:
 def to_embed_projection() -> Document:
     """What the vector of a row is made of, and which turn of which session it is."""
     names = (
-        "content", "tool_calls", "context", "memory_id", "user_id", "session_id", "turn",
+        "content", *BESIDE_CONTENT, "context", "memory_id", "user_id", "session_id", "turn",
         "expires_at", "embedding_model",
     )  # fmt: skip
     return dict.fromkeys(names, 1)

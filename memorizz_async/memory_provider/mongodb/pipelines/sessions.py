@@ -8,6 +8,7 @@ from typing import Any
 
 from memorizz_async.memory_provider.mongodb.pipelines.rows import STAGED, alive, all_of
 from memorizz_async.memory_provider.mongodb.protocol import Document
+from memorizz_async.memory_provider.mongodb.spoken import BESIDE_CONTENT, PARTS
 
 LARGEST_TURN = 2.0**53
 """Up to here all whole numbers are told apart, also where another program wrote doubles."""
@@ -29,7 +30,7 @@ NOT_A_TURN: Document = {
 }
 
 _READ: Document = dict.fromkeys(
-    ("content", "tool_calls", "turn", "expires_at", "embedding_model", "embedded_turns"), 1
+    ("content", *BESIDE_CONTENT, "turn", "expires_at", "embedding_model", "embedded_turns"), 1
 )
 """What the context and the embedded text of a turn are made of, and which model embedded it."""
 
@@ -95,6 +96,11 @@ def turn_sessions_pipeline(
 def turns_filter(query: Mapping[str, Any], scope: Mapping[str, Any], session_id: str) -> Document:
     """The turns of one session among the rows of a query."""
     return all_of(query, scope, {**A_TURN, "session_id": session_id})
+
+
+def told_beside_filter() -> Document:
+    """Rows whose content is the text of other fields of a message, such as its tool calls."""
+    return {PARTS: {"$eq": None, "$exists": True}}
 
 
 def turn_projection() -> Document:

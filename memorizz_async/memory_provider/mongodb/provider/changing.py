@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from memorizz_async.deadline import CallTime
 from memorizz_async.enums import MemoryType
-from memorizz_async.errors import DuplicateMemoryError, WriteError
+from memorizz_async.errors import DuplicateMemoryError, InvalidInputError, WriteError
 from memorizz_async.memory_provider.mongodb.conversation import (
     Turn,
     changed_turn,
     moves_turns,
 )
 from memorizz_async.memory_provider.mongodb.conversation_writer import TurnChange
-from memorizz_async.memory_provider.mongodb.pipelines import all_of
-from memorizz_async.memory_provider.mongodb.pipelines.sessions import NOT_A_TURN, turn_projection
+from memorizz_async.memory_provider.mongodb.pipelines import all_of, id_projection
+from memorizz_async.memory_provider.mongodb.pipelines.sessions import (
+    NOT_A_TURN,
+    told_beside_filter,
+    turn_projection,
+)
 from memorizz_async.memory_provider.mongodb.protocol import (
     DUPLICATE_KEY,
     Delete,
@@ -29,6 +33,7 @@ from memorizz_async.memory_provider.mongodb.protocol import (
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.rows import Row
 from memorizz_async.memory_provider.mongodb.session_locks import SessionName
+from memorizz_async.memory_provider.mongodb.spoken import MESSAGE_FIELDS
 from memorizz_async.memory_provider.mongodb.stored_rows import removed_with
 from memorizz_async.redaction import describe_id
 from memorizz_async.vectors import stored_vector
@@ -95,6 +100,29 @@ class Changing(ProviderCore):
                 driver, self._collections[kind], [modelled], call.for_database()
             )
 
+    async def _check_told(
+        self, kind: MemoryType, query: Document, fields: Row, call: CallTime
+    ) -> None:
+        """Refuse to change what the content of a message is made of, and leave its content.
+
+        Raises InvalidInputError.
+        """
+        roots = {name.partition(".")[0] for name in fields}
+        if "content" in roots or roots.isdisjoint(MESSAGE_FIELDS):
+            return
+        driver = (await self._session(call)).driver
+        rows = await driver.find(
+            self._collections[kind], all_of(query, told_beside_filter()),
+            projection=id_projection(), limit=1, deadline=call.for_database(),
+        )  # fmt: skip
+        if rows:
+            names = ", ".join(sorted(roots & MESSAGE_FIELDS))
+            raise InvalidInputError(
+                "The content of a message is the text of fields that are changed without it",
+                seen=f"{names} of row {describe_id(rows[0]['_id'])}",
+                fix="change content, too: None makes it the text of the new fields",
+            )
+
     async def _change_turns(
         self,
         kind: MemoryType,
@@ -116,6 +144,7 @@ class Changing(ProviderCore):
         removed = removed_with(fields)
         text = isinstance(fields.get("content"), str)
         moved: list[Any] = []
+        kept: set[Hashable] = set()
 
         def change(_: SessionName, turn: Turn) -> TurnChange:
             after = None if moves else changed_turn(turn, fields)
@@ -123,9 +152,12 @@ class Changing(ProviderCore):
             moved.append(turn.row_id)
             # Its vector holds the words of the old neighbours: it gets another in its new place.
             made_here = turn.in_context or (
-                turn.model is not None and conversations.has_model(turn.model)
+                embed and turn.model is not None and conversations.has_model(turn.model)
             )
-            lost = [*removed, "embedding"] if moves and embed and made_here else removed
+            loses = moves and made_here and "embedding" not in fields
+            lost = [*removed, "embedding"] if loses else removed
+            if not (embed or loses):
+                kept.add(turn.key)
             return TurnChange(
                 after, Update(own, {}), {"updated_at": datetime.now(UTC), **fields}, lost,
                 embeds=embed and text, keeps_vector=not embed,
@@ -139,7 +171,7 @@ class Changing(ProviderCore):
                     self._collections[kind], {"_id": {"$in": moved[start : start + _ROWS_A_READ]}},
                     projection=turn_projection(), deadline=call.for_database(),
                 )  # fmt: skip
-                await conversations.refresh(rows, keeps_vectors=not embed)
+                await conversations.refresh(rows, kept=kept)
         return outcome.matched
 
     def _duplicate(

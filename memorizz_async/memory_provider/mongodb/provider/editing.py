@@ -21,7 +21,7 @@ from memorizz_async.memory_provider.mongodb.protocol import Document, Update, Wr
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
-from memorizz_async.memory_provider.mongodb.spoken import with_message_text
+from memorizz_async.memory_provider.mongodb.spoken import text_of, with_message_text
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
@@ -94,6 +94,7 @@ class Editing(Changing):
         checked_mapping("expected", expected)
         query = edits.rows_filter(scope.owned(), self._where(expected), ids=self._ids([row_id]))
         embed = checked_flag("embed", embed) and "embedding" not in fields
+        await self._check_told(kind, query, fields, call)
 
         async def write(query: Document) -> int:
             if embed:
@@ -124,7 +125,7 @@ class Editing(Changing):
         """Set fields of every row of the tenant that equals `where`; how many there were.
 
         A new `content` is embedded, unless `changes` has an `embedding`; as_record: as in
-        update_async, and nothing is embedded. See update_async.
+        update_async, and nothing is embedded but turns of conversations. See update_async.
         """
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
@@ -133,14 +134,15 @@ class Editing(Changing):
         query = edits.rows_filter(scope.owned(), self._where(where))
         embed = not as_record and "content" in fields and "embedding" not in fields
         turns = touches_turns(fields)
+        await self._check_told(kind, query, fields, call)
         update = Update(all_of(query, NOT_A_TURN) if turns else query, {}, many=True)
         if embed:
             matched = await self._embed_and_write(kind, update, fields, "bindata", call)
         else:
             matched = (await self._check_and_write(kind, update, fields, call)).matched
         if turns:
-            keep = not as_record and "embedding" not in fields
-            matched += await self._change_turns(kind, query, fields, call, embed=keep, many=True)
+            again = "embedding" not in fields
+            matched += await self._change_turns(kind, query, fields, call, embed=again, many=True)
         return matched
 
     async def touch_many_async(
@@ -184,7 +186,7 @@ class Editing(Changing):
 
         async def write(embedder: Callable[[], Embedder]) -> WriteOutcome:
             model = embedder()
-            encoded = partial(model.encode_documents_async, [content])
+            encoded = partial(model.encode_documents_async, [text_of(content)])
             vectors = await call.within("embedding", encoded)
             embedding = in_form(vectors[0], form)
             named = {**fields, "embedding": embedding, "embedding_model": model.get_model_name()}
@@ -224,7 +226,9 @@ def changes_of(
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
     checked_flag("as_record", as_record)
     fields = changes_to_write(
-        with_message_text(changes) if isinstance(changes, Mapping) and not as_record else changes,
+        with_message_text(changes, changes=True)
+        if isinstance(changes, Mapping) and not as_record
+        else changes,
         form,
         codec,
         as_record=as_record,

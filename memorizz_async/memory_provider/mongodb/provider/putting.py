@@ -32,6 +32,7 @@ from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import public_id, stored_id
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
 from memorizz_async.memory_provider.mongodb.session_locks import SessionName
+from memorizz_async.memory_provider.mongodb.spoken import with_message_text
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
@@ -231,11 +232,9 @@ class Putting(Changing):
         kind = memory_type_of(memory_type)
         scope = Scope(memory_id, user_id)
         call = self._call(timeout_ms)
-        fields = changes_to_write(row, "bindata", self._codec, as_record=as_record)
+        fields = self._to_write(row, as_record=as_record)
         fields.pop("_id", None)
-        new = changes_to_write(
-            {} if where_new is None else where_new, "bindata", self._codec, as_record=as_record
-        )
+        new = self._to_write({} if where_new is None else where_new, as_record=as_record)
         key = key_to_write(checked_mapping("key", key), self._codec, as_record=as_record)
         whole = {**new, **key, **fields}
         check_overlap(whole)
@@ -247,6 +246,7 @@ class Putting(Changing):
         own = edits.rows_filter(scope.owned(), self._where(key))
         if not as_record:
             await self._check_vector(kind, whole, call)
+        await self._check_told(kind, own, fields, call)
         if touches_turns(fields):
             driver = (await self._session(call)).driver
             turns = await driver.find(
@@ -270,3 +270,8 @@ class Putting(Changing):
             row_id = None if new.get("_id") is None else public_id(new["_id"])
             outcome = await self._change(kind, change, call, row_id=row_id)
         return outcome.upserted == 1
+
+    def _to_write(self, given: Any, *, as_record: bool) -> Document:
+        if isinstance(given, Mapping) and not as_record:
+            given = with_message_text(given, changes=True)
+        return changes_to_write(given, "bindata", self._codec, as_record=as_record)

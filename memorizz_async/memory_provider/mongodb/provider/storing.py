@@ -11,6 +11,7 @@ from memorizz_async.memory_provider.mongodb import writing
 from memorizz_async.memory_provider.mongodb.fields import TURN_FIELDS
 from memorizz_async.memory_provider.mongodb.provider.core import ProviderCore
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scoped
+from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.validation import checked_text
 from memorizz_async.vectors import EmbeddingLike
 
@@ -75,7 +76,7 @@ class Storing(ProviderCore):
         if not items:
             return []
         driver = (await self._session(call)).driver
-        texts = [str(item.fields.get("content")) for item in items]
+        texts = [text_of(item.fields.get("content")) for item in items]
 
         async def write(embedder: Callable[[], Embedder]) -> list[str]:
             writing.forget_vectors(items)
