@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from memorizz_async.errors import InvalidInputError
 from memorizz_async.memory_provider.mongodb.rows import draft, public_row
-from memorizz_async.memory_provider.mongodb.spoken import content_of, message_text, text_of
+from memorizz_async.memory_provider.mongodb.spoken import (
+    content_of,
+    message_text,
+    text_of,
+    with_changed_text,
+)
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 BASE64 = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
@@ -19,6 +24,8 @@ CALL = {
     "type": "function",
     "function": {"name": "search", "arguments": '{"city": "Oslo"}'},
 }
+HOLDS_ITSELF: dict[str, Any] = {}
+HOLDS_ITSELF["again"] = HOLDS_ITSELF
 
 
 @pytest.mark.parametrize(
@@ -110,12 +117,27 @@ def test_a_message_that_another_program_wrote_looks_the_same() -> None:
         {"content": []},
         {"content": [{"type": "text", "text": " "}]},
         {"content": None, "tool_calls": []},
+        {"content": [{"type": "tool_use", "name": "f", "input": HOLDS_ITSELF}]},
+        {"content": [{"type": "tool_use", "name": "f", "input": {(1, 2): 3}}]},
+        {"content": [{"type": "tool_use", "name": "f", "input": {"a": 10**5000}}]},
+        {"content": [{"text": 10**5000}]},
+        {"content": None, "tool_calls": [{"name": "f", "args": HOLDS_ITSELF}]},
     ],
 )
 def test_what_is_no_message_or_has_no_text_is_refused(memory: dict[str, Any]) -> None:
     """Before anything is written."""
     with pytest.raises(InvalidInputError):
         draft(memory)
+
+
+def test_changed_tool_calls_say_what_becomes_of_the_text() -> None:
+    """A change of them alone would put their text in the place of what the message says."""
+    with pytest.raises(InvalidInputError, match="name content"):
+        with_changed_text({"tool_calls": [CALL]})
+    assert with_changed_text({"tool_calls": 3}) == {"tool_calls": 3}
+    assert with_changed_text({"content": "hi", "tool_calls": [CALL]})["content"] == "hi"
+    changed = with_changed_text({"content": None, "tool_calls": [CALL]})
+    assert changed["content"] == 'search({"city": "Oslo"})'
 
 
 json = st.recursive(

@@ -16,6 +16,7 @@ from bson import Decimal128, ObjectId
 from bson.datetime_ms import DatetimeMS
 
 from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, stored_values
 from memorizz_async.timestamps import iso_text
 
 _SIMPLE = (int, float, Decimal128, ObjectId)
@@ -69,12 +70,16 @@ def message_text(content: Any, tool_calls: Any = None) -> str:
     return "\n".join(texts or dict.fromkeys(_pictured(content, 0)))
 
 
-def with_message_text(fields: Mapping[str, Any]) -> dict[str, Any]:
+def with_message_text(fields: Mapping[str, Any], codec: Codec = DEFAULT_CODEC) -> dict[str, Any]:
     """The fields of a memory, with text in `content` where they are those of a chat message.
 
-    The parts stay as they were given, in `content_parts`. Raises InvalidInputError.
+    The parts stay as they were given, in `content_parts`. The text is made of them as they are
+    stored, which takes only what a document can hold. Raises InvalidInputError.
+
+    codec: how the database writes values.
     """
-    content, given = fields.get("content"), dict(fields)
+    given = dict(fields)
+    content = given.get("content")
     if isinstance(content, list | tuple):
         if PARTS in fields or not all(isinstance(part, str | Mapping) for part in content):
             raise InvalidInputError(
@@ -83,10 +88,34 @@ def with_message_text(fields: Mapping[str, Any]) -> dict[str, Any]:
                 fix='pass text, or parts such as {"type": "text", "text": "…"}',
             )
         given[PARTS] = list(content)
-        given["content"] = message_text(content, fields.get("tool_calls"))
-    elif not content and fields.get("tool_calls") is not None:
-        given["content"] = message_text(content, fields["tool_calls"])
+    elif given.get("tool_calls") is None or not (content is None or _is_empty_text(content)):
+        return given
+    message = {"content": content, "tool_calls": given.get("tool_calls")}
+    stored = stored_values(message, codec)
+    given["content"] = message_text(stored["content"], stored["tool_calls"])
     return given
+
+
+def with_changed_text(
+    changes: Mapping[str, Any], codec: Codec = DEFAULT_CODEC
+) -> Mapping[str, Any]:
+    """The same of fields to set on a stored row: a `content` that they do not name stays.
+
+    Raises InvalidInputError, also for tool calls alone: the text of the row may be that of its old
+    ones.
+    """
+    if "content" in changes:
+        return with_message_text(changes, codec)
+    if isinstance(calls := changes.get("tool_calls"), list | tuple) and calls:
+        raise InvalidInputError(
+            "A change of tool_calls does not say what becomes of the text of the message",
+            fix="name content, too: the text, or None where the message is the calls alone",
+        )
+    return changes
+
+
+def _is_empty_text(content: Any) -> bool:
+    return isinstance(content, str) and not content
 
 
 def _texts(content: Any, depth: int) -> Iterator[str]:

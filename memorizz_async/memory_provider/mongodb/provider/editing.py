@@ -21,7 +21,7 @@ from memorizz_async.memory_provider.mongodb.protocol import Document, Update, Wr
 from memorizz_async.memory_provider.mongodb.provider.changing import Changing
 from memorizz_async.memory_provider.mongodb.rows import Row
 from memorizz_async.memory_provider.mongodb.scope import UNSET, Scope, Scoped
-from memorizz_async.memory_provider.mongodb.spoken import with_message_text
+from memorizz_async.memory_provider.mongodb.spoken import with_changed_text
 from memorizz_async.memory_provider.mongodb.stored_rows import (
     EmbeddingForm,
     changes_to_write,
@@ -223,12 +223,9 @@ def changes_of(
 ) -> Row:
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
     checked_flag("as_record", as_record)
-    fields = changes_to_write(
-        with_message_text(changes) if isinstance(changes, Mapping) and not as_record else changes,
-        form,
-        codec,
-        as_record=as_record,
-    )
+    if isinstance(changes, Mapping) and not as_record:
+        changes = with_changed_text(changes, codec)
+    fields = changes_to_write(changes, form, codec, as_record=as_record)
     check_owner(fields, scope, gives=True)
     if "_id" in fields:
         raise InvalidInputError("A row keeps its _id", fix="leave _id out of the changes")
