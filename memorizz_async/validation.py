@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from memorizz_async.errors import (
     InvalidInputError,
@@ -54,7 +54,7 @@ def checked_query(value: Any, name: str = "query") -> str:
         raise InvalidQueryError(f"The {name} is empty", fix="pass the text to recall memories for")
     if not is_unicode(value):
         raise InvalidQueryError(f"The {name} is not valid Unicode", seen="half of a surrogate pair")
-    return value
+    return str.__str__(value)  # not a subclass, which may have no hash, or another one
 
 
 def checked_count(
@@ -157,13 +157,22 @@ def checked_list(
     if isinstance(value, list | tuple):
         return list(value)
     one = isinstance(value, str | bytes | bytearray | memoryview | Mapping | type)
-    if one or not isinstance(value, Iterable):
+    if one or not _is_iterable(value):
         raise error(
             f"{name} must be a list",
             seen=shown(value),
             fix=single if one else None,
         )
     return list(value)
+
+
+def _is_iterable(value: Any) -> TypeGuard[Iterable[Any]]:
+    """Whether it has items. An array of no dimension has the method alone."""
+    try:
+        iter(value)
+    except Exception:  # noqa: BLE001 - numpy and torch raise errors of their own
+        return False
+    return True
 
 
 def checked_function(

@@ -83,6 +83,21 @@ def readable_vector(row: Mapping[str, Any]) -> Vector | None:
         return None
 
 
+def array_of(value: Any) -> NDArray[Any]:
+    """The value as an array, of whatever it holds.
+
+    Raises TypeError or ValueError where there is none.
+    """
+    if isinstance(value, bytearray):
+        raise TypeError("bytes, not numbers")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:  # the value's own: torch's, for a tensor with a gradient
+        raise TypeError(f"numpy does not read it ({type(error).__name__})") from error
+
+
 def _stored_numbers(value: Any) -> Vector:
     if isinstance(value, Binary):
         if value.subtype != VECTOR_SUBTYPE:
@@ -98,9 +113,7 @@ def _stored_numbers(value: Any) -> Vector:
 
 
 def _as_float32(value: Any) -> Vector:
-    if isinstance(value, bytearray):
-        raise TypeError("bytes, not numbers")
-    array = np.asarray(value)
+    array = array_of(value)
     if array.dtype.kind not in "fiu":  # numpy would read text and booleans as numbers
         raise TypeError(f"values of type {array.dtype}, not numbers")
     with np.errstate(over="ignore"):  # too large for float32 becomes infinity, which is refused

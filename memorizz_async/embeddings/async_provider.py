@@ -113,18 +113,15 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
             "dimensions": dimensions,
             "max_batch_size": max_batch_size,
             "max_batch_tokens": max_batch_tokens,
-            "max_queue": max_queue,
-            "cache_bytes": cache_bytes,
         }.items():
             if count is not None:
                 checked_count(f"The setting {name!r}", count, error=_ERROR)
+        for name, count in {"max_queue": max_queue, "cache_bytes": cache_bytes}.items():
+            checked_count(f"The setting {name!r}", count, error=_ERROR)
         checked_count("The setting 'cache_entries'", cache_entries, least=0, error=_ERROR)
         for name, value in {"cache_ttl": cache_ttl, "idle_seconds": idle_seconds}.items():
-            if (
-                value is not None
-                and checked_seconds(f"The setting {name!r}", value, error=_ERROR) == 0
-            ):
-                raise ConfigurationError(f"The setting {name!r} must be above 0", seen="0")
+            if value is not None:
+                checked_seconds(f"The setting {name!r}", value, above=True, error=_ERROR)
         checked_flag("The setting 'normalize'", normalize, error=ConfigurationError)
         if backend is not None and not is_backend(backend):
             raise ConfigurationError(

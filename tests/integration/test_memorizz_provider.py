@@ -27,6 +27,7 @@ from memorizz.memory_provider.base import _UNSET, MemoryProvider
 from memorizz.memory_provider.filesystem.provider import _FS_UNSET
 from memorizz.memory_provider.mongodb.provider import _MONGO_UNSET
 from support.internals import open_clients, session_of
+from support.odd_values import ODD_VALUES
 
 from memorizz_async import (
     EVERY_TENANT,
@@ -37,6 +38,7 @@ from memorizz_async import (
     DatabaseError,
     InvalidInputError,
     LifecycleError,
+    MemorizzAsyncError,
     MemoryUnit,
     MongoDBConfig,
     ScopeError,
@@ -315,6 +317,79 @@ def test_a_user_that_is_no_string_is_refused(provider: MemorizzProvider) -> None
         provider.retrieve_by_query({"$where": "true"}, T.CONVERSATION_MEMORY)
     provider.store(turn("x"), T.CONVERSATION_MEMORY)
     assert provider.retrieve_by_query({"role": {"$ne": "x"}}, T.CONVERSATION_MEMORY) == []
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "store": {"data": {"content": "x"}},
+    "store_many": {"rows": [{"content": "x"}]},
+    "retrieve_by_id": {"id": "a"},
+    "retrieve_by_name": {"name": "a"},
+    "list_recent": {},
+    "update_by_id": {"id": "a", "data": {"b": 1}},
+    "touch_many": {"record_ids": ["a"]},
+    "delete_by_id": {"id": "a"},
+    "store_archive_record": {"record_id": "r", "data": {"content": "x"}, "replace": True},
+    "retrieve_by_query": {"query": "x"},
+    "vector_search": {"query": "x"},
+    "retrieve_conversation_history_ordered_by_timestamp": {"memory_id": "m"},
+    "list_tool_logs": {},
+    "list_summaries": {},
+    "clear_semantic_cache": {"agent_id": "a"},
+    "invalidate_semantic_cache": {"tags": ["a"]},
+    "purge_expired_semantic_cache": {},
+    "migrate_entity_memory_user_scope": {"memory_id": "m", "user_id": "u"},
+    "retrieve_memagent": {"agent_id": "a"},
+    "update_memagent_memory_ids": {"agent_id": "a", "memory_ids": ["m"]},
+    "delete_memagent": {"agent_id": "a"},
+    "query_observability_records": {},
+    "query_memory_observations": {},
+    "delete_scope": {"memory_id": "m"},
+    "delete_memory_units": {"memory_id": "m"},
+}
+"""A call of a method that is right, but for its memory type."""
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_value_of_a_wrong_kind_is_an_error_of_ours(provider: MemorizzProvider, name: str) -> None:
+    """In any argument, also where memorizz's own rules are asked."""
+    call = getattr(provider, name)
+    provider.store({"_id": "a", "content": "x", "memory_id": "m"}, T.SUMMARIES)
+    escaped = []
+    for argument, parameter in inspect.signature(call).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        for label, value in ODD_VALUES.items():
+            given = {**CALLS[name], argument: value}
+            for kind in ("memory_store_type", "memory_type"):
+                if kind in inspect.signature(call).parameters:
+                    given.setdefault(kind, T.SUMMARIES)
+            try:
+                call(**given)
+            except MemorizzAsyncError:
+                continue
+            except Exception as error:  # noqa: BLE001 - that is what is looked for
+                escaped.append(f"{argument}={label}: {type(error).__name__}")
+    assert not escaped
+
+
+def test_a_time_means_the_same_in_every_form(provider: MemorizzProvider) -> None:
+    """Of traces, whose times memorizz compares as text; nothing is deleted for what is no time."""
+    provider.store_many(
+        [{"_id": f"r{day}", "content": "x", "timestamp": f"2026-01-0{day}"} for day in (1, 3, 5)],
+        T.TOOL_LOG,
+    )
+    at = datetime(2026, 1, 2, tzinfo=UTC)
+    for start in (at, at.isoformat(), at.timestamp(), int(at.timestamp())):
+        page = provider.query_observability_records(
+            T.TOOL_LOG, start_time=start, end_time=at + timedelta(days=2)
+        )
+        assert [row["_id"] for row in page["items"]] == ["r3"], start
+    past = datetime.now(UTC) - timedelta(days=1)
+    provider.store({"_id": "old", "query_text": "x", "expires_at": past}, T.SEMANTIC_CACHE)
+    for wrong in ("yesterday", True, [], float("nan")):
+        with pytest.raises(InvalidInputError):
+            provider.purge_expired_semantic_cache(wrong)
+    assert provider.purge_expired_semantic_cache(datetime.now(UTC).timestamp()) == 1
 
 
 def test_sentinels_inside_a_record_are_left_out(provider: MemorizzProvider) -> None:

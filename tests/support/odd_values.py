@@ -81,6 +81,7 @@ ODD_VALUES: dict[str, Any] = {
     "array": np.array([1.0, 2.0]),
     "texts as an array": np.array(["a", "b"]),
     "no dimension": np.float32(1),
+    "array of no dimension": np.array(5),
     "uuid": uuid.UUID(int=7),
     "ObjectId": ObjectId(),
     "datetime": datetime(2026, 1, 2, tzinfo=UTC),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 
 from memorizz_async import (
@@ -25,6 +26,14 @@ from memorizz_async.memory_provider.mongodb.fields import (
 KIND = "SUMMARIES"
 NOBODY = "mongodb://127.0.0.1:1/?directConnection=true"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def deep(levels: int) -> Any:
+    """A list that is nested so deep."""
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
 
 
 async def write(way: str, fields: dict[str, Any]) -> None:
@@ -104,6 +113,11 @@ def test_every_way_of_writing_refuses(way: str, fields: dict[str, Any]) -> None:
         {"tags": [1]},
         {"session_id": ""},
         {"dedup_key": 5},
+        {"dedup_key": np.ones(2)},
+        {"content": np.ones(2)},
+        {"content": ["text", {"type": "tool_use", "name": "f", "input": {(1, 2): 3}}]},
+        {"content": None, "tool_calls": [{"name": "f", "args": deep(200)}]},
+        {"content": None, "tool_calls": [{"name": "f", "args": 10**400}]},
         {"embedding_model": "m/1"},
         {"embedding": [1.0, float("nan")]},
         {"embedding": [0.0, 0.0]},

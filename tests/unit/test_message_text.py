@@ -20,6 +20,8 @@ CALL = {
     "type": "function",
     "function": {"name": "search", "arguments": '{"city": "Oslo"}'},
 }
+HOLDS_ITSELF: dict[str, Any] = {}
+HOLDS_ITSELF["again"] = HOLDS_ITSELF
 
 
 @pytest.mark.parametrize(
@@ -235,6 +237,10 @@ def test_a_message_that_another_program_wrote_looks_the_same() -> None:
         {"content": [{"text": 10**5000}]},
         {"content": [{"type": "text", "text": "a", "size": 10**5000}]},
         {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": 10**5000}}]},
+        {"content": [{"type": "tool_use", "name": "f", "input": HOLDS_ITSELF}]},
+        {"content": [{"type": "tool_use", "name": "f", "input": {(1, 2): 3}}]},
+        {"content": [{"type": "tool_use", "name": "f", "input": {"a": 10**5000}}]},
+        {"content": None, "tool_calls": [{"name": "f", "args": HOLDS_ITSELF}]},
     ],
 )
 def test_what_is_no_message_or_has_no_text_is_refused(memory: dict[str, Any]) -> None:

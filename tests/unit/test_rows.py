@@ -211,7 +211,19 @@ def test_an_id_of_24_hexadecimal_digits_is_an_object_id() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, "", "\ud800", {"$gt": ""}, ["a"], {1: 2}, re.compile("a"), Regex("a"), {"a"}, object()],
+    [
+        None,
+        "",
+        "\ud800",
+        {"$gt": ""},
+        {"a": [{"$gt": ""}]},
+        ["a"],
+        {1: 2},
+        re.compile("a"),
+        Regex("a"),
+        {"a"},
+        object(),
+    ],
     ids=stable_repr,
 )
 def test_what_is_no_id_is_refused(value: Any) -> None:

@@ -16,6 +16,14 @@ from support.ids import stable_repr
 from memorizz_async import InvalidEmbeddingError
 from memorizz_async.vectors import checked_vector, stored_vector, to_bson
 
+
+class Unreadable:
+    """As a torch tensor with a gradient."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("no array")
+
+
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
 vectors = st.lists(floats, min_size=1, max_size=20).filter(any)
 
@@ -89,6 +97,7 @@ def test_the_callers_array_is_not_shared() -> None:
         ({"a": 1.0}, "not a vector of numbers"),
         (iter([1.0]), "not a vector of numbers"),
         (object(), "not a vector of numbers"),
+        (Unreadable(), "not a vector of numbers"),
         (Binary(b"\x27\x00abcd", 0), "subtype 0"),
         (Binary(b"\x03\x00abcd", 9), "not float32"),
         (Binary(b"\x27\x00abc", 9), "broken length"),

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from memorizz_async.enums import MemoryType, memory_type_of
+from memorizz_async.errors import InvalidInputError
 from memorizz_async.integrations.memorizz.core import kind_of, texts_of
 from memorizz_async.integrations.memorizz.documents import Record, moment
 from memorizz_async.integrations.memorizz.framework import (
@@ -64,13 +65,20 @@ class Administration(Records):
             where = [*of_type, {"record_type": None}]  # old ones say it in their content alone
         kind = kind_of(memory_store_type)
         rows = self._rows(kind, where=where, memory_id=EVERY_TENANT)
-        page: dict[str, Any] = MemoryProvider.query_observability_records(
-            _Narrowed(self, lambda _: rows), kind.value, agent_ids=agents, memory_ids=memories,
-            record_type=record_type, thread_id=thread_id, application_id=application_id,
-            tool_name=tool_name, success=success, event_filters=event_filters,
-            start_time=start_time, end_time=end_time, limit=limit, cursor=cursor,
-            **_user(user_id),
-        )  # fmt: skip
+        page: dict[str, Any]
+        try:
+            page = MemoryProvider.query_observability_records(
+                _Narrowed(self, lambda _: rows), kind.value, agent_ids=agents,
+                memory_ids=memories, record_type=record_type, thread_id=thread_id,
+                application_id=application_id, tool_name=tool_name, success=success,
+                event_filters=event_filters, start_time=start_time, end_time=end_time,
+                limit=limit, cursor=cursor, **_user(user_id),
+            )  # fmt: skip
+        except ValueError:  # of memorizz, which quotes no value
+            raise InvalidInputError(
+                "The cursor is none of this method's pages",
+                fix="pass the next_cursor of a page, as it is",
+            ) from None
         return page
 
     def query_memory_observations(
@@ -93,8 +101,8 @@ class Administration(Records):
         rows = self._rows(kind, where=whose or None, memory_id=EVERY_TENANT)
         found: list[Record] = MemoryProvider.query_memory_observations(
             _Narrowed(self, lambda _: rows), kind.value, agent_id=agent_id,
-            memory_ids=memory_ids, application_id=application_id, exclude_ids=exclude_ids,
-            limit=limit, **_user(user_id),
+            memory_ids=memory_ids, application_id=application_id, exclude_ids=exclude_ids or (),
+            limit=200 if limit is None else limit, **_user(user_id),
         )  # fmt: skip
         return found
 
@@ -108,10 +116,14 @@ class Administration(Records):
     ) -> dict[str, Any]:
         """Delete the rows of a scope in every store, and say how many, as memorizz does it.
 
-        A row goes where every given part that its store records matches. Raises ValueError for an
-        empty scope. Store by store: where it breaks off, run it again.
+        A row goes where every given part that its store records matches. Raises InvalidInputError
+        for an empty scope. Store by store: where it breaks off, run it again.
         """
         agents = texts_of("agent_ids", agent_ids)
+        if memory_id is None and not agents and not _user(user_id):
+            raise InvalidInputError(
+                "delete_scope requires memory_id, user_id, or at least one agent_id"
+            )
 
         def candidates(kind: MemoryType) -> list[Record]:
             """Rows that match one of the parts; whether they match them all memorizz checks."""

@@ -35,7 +35,7 @@ class Conversations(AdapterCore):
         """
         rows = self._do(
             "history_async",
-            kind_of(memory_type or MemoryType.CONVERSATION_MEMORY),
+            kind_of(memory_type, MemoryType.CONVERSATION_MEMORY),
             memory_id=memory_scope(memory_id),
             user_id=user_scope(user_id),
             where=_in_thread(thread_id),

@@ -63,7 +63,7 @@ class AdapterCore(ProcessBound):
 
     def _find(self, kind: MemoryType, row_id: Any, **options: Any) -> Record | None:
         """A row by its id, whosever it is: memorizz asks for no tenant here."""
-        if row_id is None or row_id == "":
+        if _is_none(row_id):
             return None
         everybody = {"memory_id": EVERY_TENANT, "limit": 1, **options}
         # memorizz's own ids are texts; those of other programs' rows are what they are.
@@ -75,12 +75,16 @@ class AdapterCore(ProcessBound):
 
     def _row_id(self, kind: MemoryType, row_id: Any) -> Any:
         """The `_id` of the row that memorizz calls so, where it may go by another name."""
-        if row_id is None or row_id == "":
+        if _is_none(row_id):
             return None
         if kind not in _OTHER_IDS and isinstance(row_id, str):
             return row_id
         row = self._find(kind, row_id)
         return None if row is None else row["_id"]
+
+
+def _is_none(row_id: Any) -> bool:
+    return row_id is None or (isinstance(row_id, str) and not row_id)
 
 
 def texts_of(name: str, values: Any) -> list[str]:
@@ -94,9 +98,8 @@ def texts_of(name: str, values: Any) -> list[str]:
 
 def limit_of(limit: Any) -> int | None:
     """Memorizz's limit: None and 0 are no limit, a negative one is 1."""
-    if limit is None or (limit == 0 and not isinstance(limit, bool)):
-        return None
-    return max(1, checked_count("limit", limit, least=-MAX_COUNT))
+    count = 0 if limit is None else checked_count("limit", limit, least=-MAX_COUNT)
+    return max(1, count) if count else None
 
 
 _OTHER_IDS = {

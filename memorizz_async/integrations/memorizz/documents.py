@@ -72,7 +72,7 @@ def storable(value: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
         }
     if isinstance(value, list | tuple | set | frozenset):
         return [storable(each) for each in value]
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+    if hasattr(value, "tolist") and not isinstance(value, type):  # numpy's arrays and numbers
         return storable(value.tolist())
     for name in ("model_dump", "to_dict"):
         method = getattr(value, name, None)

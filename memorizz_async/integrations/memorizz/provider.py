@@ -10,6 +10,7 @@ from memorizz_async.config import MongoDBConfig
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import ConfigurationError
 from memorizz_async.integrations.memorizz.administration import Administration
+from memorizz_async.integrations.memorizz.arguments import checked_arguments
 from memorizz_async.integrations.memorizz.conversations import Conversations
 from memorizz_async.integrations.memorizz.embeddings import MemorizzEmbeddings
 from memorizz_async.integrations.memorizz.framework import MemoryProviderCapabilities
@@ -20,6 +21,7 @@ from memorizz_async.memory_provider.mongodb.indexes import IndexReport
 from memorizz_async.memory_provider.mongodb.stored_rows import EmbeddingForm
 
 
+@checked_arguments
 class MemorizzProvider(Administration, Conversations, Searching):
     """What `MemAgent(memory_provider=…)` takes, from any thread.
 

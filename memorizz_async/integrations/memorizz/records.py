@@ -119,7 +119,7 @@ class Records(Agents):
         row_id = self._row_id(kind, id)
         if row_id is None:
             return False
-        changes = row_of(data)
+        changes = row_of(record_of(data))
         changes.pop("_id", None)
         self._name_model(changes)
         changes.setdefault("updated_at", now_iso())
@@ -173,7 +173,7 @@ class Records(Agents):
     ) -> str:
         """Restore one record as it was, an agent's too; without `replace` none that is there."""
         kind = kind_of(memory_type)
-        row = with_scope(row_of({**data, "_id": record_id, "id": record_id}), kind)
+        row = with_scope(row_of({**record_of(data), "_id": record_id, "id": record_id}), kind)
         texts = (row.get(name) for name in ("content", "description", "name"))
         text = next((text for text in texts if text), None)
         if reembed and isinstance(text, str) and text.strip():

@@ -222,7 +222,7 @@ def _name(name: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise InvalidInputError(
             f"{name} must be a non-empty string",
-            seen="an empty string" if value == "" else f"a {type(value).__name__}",
+            seen=shown(value),
         )
 
 

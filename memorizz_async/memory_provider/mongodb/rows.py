@@ -76,7 +76,7 @@ def draft(
         raise InvalidInputError(
             "A memory must be a string or a mapping of fields", seen=f"a {type(memory).__name__}"
         )
-    memory = with_message_text(memory)
+    memory = with_message_text(memory, codec)
     fields = memory_fields(
         memory, codec, refused=refused, more_bytes=_vector_bytes(memory.get("embedding"))
     )
@@ -173,13 +173,21 @@ def stored_id(row_id: Any, uuid_form: UuidForm = Binary.from_uuid) -> Any:
         raise _no_id(row_id)
     if isinstance(row_id, Mapping):
         check_depth("An id", row_id)
-        if any(not isinstance(name, str) or name.startswith("$") for name in row_id):
+        if not _names_no_operator(row_id):
             raise _no_id(row_id)
     try:
         bson.encode({"_id": row_id})
     except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
         raise _no_id(row_id) from None
     return row_id
+
+
+def _names_no_operator(value: Any) -> bool:
+    """Whether no key of a mapping in it begins with $: in an `_id` the server takes none."""
+    if isinstance(value, Mapping):
+        names_fit = all(isinstance(name, str) and not name.startswith("$") for name in value)
+        return names_fit and all(_names_no_operator(each) for each in value.values())
+    return not isinstance(value, list | tuple) or all(_names_no_operator(each) for each in value)
 
 
 def _no_id(row_id: Any) -> InvalidInputError:

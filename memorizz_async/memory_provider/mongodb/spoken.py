@@ -18,6 +18,7 @@ from bson import Decimal128, ObjectId
 from bson.datetime_ms import DatetimeMS
 
 from memorizz_async.errors import InvalidInputError
+from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, stored_values
 from memorizz_async.timestamps import iso_text
 from memorizz_async.validation import check_depth
 
@@ -141,14 +142,17 @@ def plain_message(memory: Any) -> Any:
     return dict(fields) if isinstance(fields, Mapping) else memory
 
 
-def with_message_text(fields: Mapping[str, Any], *, changes: bool = False) -> dict[str, Any]:
+def with_message_text(
+    fields: Mapping[str, Any], codec: Codec = DEFAULT_CODEC, *, changes: bool = False
+) -> dict[str, Any]:
     """The fields of a memory, with text in `content` where they are those of a chat message.
 
     The parts stay as they were given, in `content_parts`.
 
-    changes: the fields are some of a stored memory, whose `content` stays unless they name it.
+    codec: how the database writes values. changes: the fields are some of a stored memory, whose
+    `content` stays unless they name it.
 
-    Raises InvalidInputError.
+    Raises InvalidInputError, also for a value that a document cannot hold: no text is made of it.
     """
     given = dict(fields)
     is_item = isinstance(given.get("type"), str) and given["type"] in _ITEMS
@@ -157,6 +161,7 @@ def with_message_text(fields: Mapping[str, Any], *, changes: bool = False) -> di
         if not isinstance(given[name], str):
             check_depth("A message", given[name])
             given[name] = _plain(given[name], 0)
+            stored_values({name: given[name]}, codec)
     content, parts = given.get("content"), given.get(PARTS)
     if not content and isinstance(parts, list | tuple) and _are_parts(parts):
         content = given.pop(PARTS)

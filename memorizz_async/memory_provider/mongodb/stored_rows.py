@@ -31,7 +31,7 @@ from memorizz_async.memory_provider.mongodb.spoken import PARTS
 from memorizz_async.memory_provider.mongodb.values import DEFAULT_CODEC, Codec, check_size
 from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_choice, checked_flag
-from memorizz_async.vectors import Vector, checked_vector, stored_vector, to_bson
+from memorizz_async.vectors import Vector, array_of, checked_vector, stored_vector, to_bson
 
 EmbeddingForm = Literal["bindata", "array"]
 """How an embedding is written: BinData float32, or an array of doubles, as memorizz reads it."""
@@ -151,8 +151,8 @@ def in_form(vector: Vector, form: EmbeddingForm) -> Any:
 
 def _as_given(value: Any, form: EmbeddingForm) -> Any:
     """The embedding in that form. What could not be searched with is kept: a search reports it."""
-    plain = value.tolist() if hasattr(value, "tolist") else value
     try:
+        plain = value if isinstance(value, list | tuple | Binary) else array_of(value).tolist()
         vector = stored_vector(plain)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidEmbeddingError(

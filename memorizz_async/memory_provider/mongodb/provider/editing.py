@@ -226,7 +226,7 @@ def changes_of(
     """The fields to set on rows of a scope. Raises InvalidInputError, InvalidEmbeddingError."""
     checked_flag("as_record", as_record)
     fields = changes_to_write(
-        with_message_text(changes, changes=True)
+        with_message_text(changes, codec, changes=True)
         if isinstance(changes, Mapping) and not as_record
         else changes,
         form,

@@ -272,6 +272,6 @@ class Putting(Changing):
         return outcome.upserted == 1
 
     def _to_write(self, given: Any, *, as_record: bool) -> Document:
-        if isinstance(given, Mapping) and not as_record:
-            given = with_message_text(given, changes=True)
+        if not checked_flag("as_record", as_record) and isinstance(given, Mapping):
+            given = with_message_text(given, self._codec, changes=True)
         return changes_to_write(given, "bindata", self._codec, as_record=as_record)
