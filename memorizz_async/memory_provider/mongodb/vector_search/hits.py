@@ -10,6 +10,7 @@ from bson import Code, ObjectId
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 
+from memorizz_async.memory_provider.mongodb.codec import REPLACEMENT
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
@@ -39,6 +40,13 @@ def key_of(row_id: Any) -> Hashable:
     if isinstance(row_id, str) and not isinstance(row_id, Code):
         return str(row_id)
     return bson.encode({"": row_id}, codec_options=_KEY_CODEC)
+
+
+def may_be_another(key: Hashable) -> bool:
+    """Whether the id of this key may have text that is not UTF-8, which was read as other text."""
+    if isinstance(key, str):
+        return REPLACEMENT in key
+    return isinstance(key, bytes) and REPLACEMENT.encode() in key
 
 
 def id_of(key: Hashable) -> Any:
