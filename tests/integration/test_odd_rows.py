@@ -264,6 +264,28 @@ async def test_the_model_of_a_collection_is_what_most_rows_say(
     assert hits[0]["content"] == "bees 1"
 
 
+@pytest.mark.parametrize(("odd", "good"), [(1, 1), (3, 4), (40, 50), (40, 40)])
+@pytest.mark.parametrize("odd_first", [True, False])
+async def test_the_dimension_of_a_collection_does_not_hang_on_the_order_of_its_rows(
+    provider: AsyncMongoDBProvider, config: MongoDBConfig, odd: int, good: int, odd_first: bool
+) -> None:
+    """As many odd rows as good ones do not decide either, nor does a run of them at one end."""
+    rows = [
+        [{"content": "odd", **ADA, "embedding": [1.0] * 5} for _ in range(odd)],
+        [
+            {"content": f"bees {n}", **ADA, "embedding": vector_of(f"bees {n}").tolist()}
+            for n in range(good)
+        ],
+    ]
+    for some in rows if odd_first else rows[::-1]:
+        await write(config, KB, [{**row, "_id": ObjectId()} for row in some])
+    await provider.store_async("cello", KB, memory_id="ada")
+    hits = await provider.retrieve_memory_units_by_query_async("cello", limit=1, **ADA)
+    assert contents(hits) == {"cello"}
+    assert hits.unsearchable is not None
+    assert hits.unsearchable.count == odd
+
+
 async def test_words_answer_where_no_vector_can_be_compared(
     provider: AsyncMongoDBProvider, config: MongoDBConfig
 ) -> None:
