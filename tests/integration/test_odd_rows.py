@@ -264,6 +264,38 @@ async def test_the_model_of_a_collection_is_what_most_rows_say(
     assert hits[0]["content"] == "bees 1"
 
 
+@pytest.mark.parametrize("consistency", ["session", "strong"])
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+async def test_a_row_of_another_model_and_an_odd_vector_are_both_named(
+    provider: AsyncMongoDBProvider, config: MongoDBConfig, mode: Any, consistency: Any
+) -> None:
+    """Beside good rows, and where there are none."""
+    await provider.ensure_indexes_async([KB])
+    await provider.store_async("bees", KB, memory_id="bob")
+    await provider.store_async("bees", KB, memory_id="ada")
+    for who in ("ada", "bob"):
+        row = {"memory_id": who, "content": "bees", "embedding": vector_of("bees").tolist()}
+        odd = [
+            {**row, "_id": f"stray of {who}", "embedding_model": "other/1"},
+            {**row, "_id": f"short of {who}", "embedding": [1.0] * 3},
+        ]
+        await write(config, KB, odd)
+    hits = await provider.retrieve_memory_units_by_query_async(
+        "bees", mode=mode, consistency=consistency, explain=True, **ADA
+    )
+    assert len(hits) == (1 if mode == "vector" else 3)
+    assert hits.unsearchable is not None
+    assert hits.unsearchable.count == 2
+    assert hits.explain is not None
+    assert set(hits.explain.problems) == {"stray of ada", "short of ada"}
+    await provider.delete_many_async(KB, where={"embedding_model": "stub/1"}, memory_id="bob")
+    with pytest.raises(EmbeddingModelMismatchError) as caught:
+        await provider.retrieve_memory_units_by_query_async(
+            "bees", memory_id="bob", mode="vector", consistency=consistency
+        )
+    assert set(caught.value.rows) == {"stray of bob", "short of bob"}
+
+
 @pytest.mark.parametrize(("odd", "good"), [(1, 1), (3, 4), (40, 50), (40, 40)])
 @pytest.mark.parametrize("odd_first", [True, False])
 async def test_the_dimension_of_a_collection_does_not_hang_on_the_order_of_its_rows(
