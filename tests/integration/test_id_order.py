@@ -28,6 +28,7 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import BulkWriteError
+from support.internals import session_of
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -127,7 +128,7 @@ async def test_a_row_that_was_replaced_by_one_of_an_equal_id_is_found_in_memory(
                 assert [hit["content"] for hit in hits] == [content]
                 assert hits.strategy == "resident"
                 rows.replace_one({"_id": before}, {**row, "_id": after, "content": "nuts"})
-                session = await provider._connection.session()
+                session = await session_of(provider)
                 assert await session.residents.caught_up(Deadline.after(10_000))
             rows.delete_one({"_id": before})
             assert await session.residents.caught_up(Deadline.after(10_000))

@@ -13,6 +13,7 @@ from bson import Binary, Code, ObjectId
 from bson.binary import BinaryVectorDtype
 from pymongo import MongoClient
 from support.embedder import CountingEmbedder, vector_of
+from support.internals import session_of
 from support.odd_rows import FAR, IDS, NOT_UTF8, VECTORS, odd_rows, write
 
 from memorizz_async import (
@@ -200,7 +201,7 @@ async def test_an_id_that_reads_like_anothers_is_told_apart(
     await provider.retrieve_memory_units_by_query_async("bees", mode=mode, **ADA)
     await write(config, KB, [{"_id": good, **nuts, "content": "bees"}])
     await write(config, KB, [{"_id": row_id, **nuts} for row_id in odd[1:]])
-    session = await provider._connection.session()
+    session = await session_of(provider)
     assert await session.residents.caught_up(Deadline.after(10_000))
     for consistency in ("strong", "session"):
         hits = await provider.retrieve_memory_units_by_query_async(
@@ -236,7 +237,7 @@ async def test_a_filter_reads_text_that_is_not_utf8_as_the_server_does(
     async with AsyncMongoDBProvider(with_kind, embedding_provider=embedder()) as provider:
         for some in (rows[:2], rows[2:]):  # loaded, and brought by the change stream
             await write(config, KB, some)
-            session = await provider._connection.session()
+            session = await session_of(provider)
             assert await session.residents.caught_up(Deadline.after(10_000))
             for condition in conditions:
                 found = [
