@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from bson import Binary, Decimal128, ObjectId
+from bson import Binary, Code, Decimal128, ObjectId
 from support.internals import session_of
 
 from memorizz_async import AsyncMongoDBProvider, InvalidFilterError
@@ -22,13 +22,14 @@ ANY_ID: list[Any] = [
     "a", "b", "ab", "1", ObjectId(), str(ObjectId()) + "x", 1, 2**40, 2.5, b"ab",
     Binary.from_uuid(A_UUID), Binary(b"ab", 128),
     {"a": 1, "b": "x"}, datetime(2026, 1, 2, tzinfo=UTC), True, math.nan, Decimal128("3.5"),
+    Code("b"),
 ]  # fmt: skip
 
 
 @pytest.fixture
 def ids(backend: str) -> list[Any]:
-    """Ids of every type. To mongomock True is 1, and it finds no date, NaN or Decimal128."""
-    return ANY_ID[:-4] if backend == "memory" else ANY_ID
+    """Ids of every type. To mongomock True is 1, and it finds no date, NaN, Decimal128 or code."""
+    return ANY_ID[:-5] if backend == "memory" else ANY_ID
 
 
 async def stored(insert_raw: Callable[..., Any], ids: list[Any]) -> None:
@@ -110,11 +111,12 @@ async def test_rows_of_unusual_ids_are_waited_for(
     """Where searches are exact at once; an index is asked by ids that it can filter by."""
     await stored(insert_raw, ids)
     await settle()
-    plain = [row_id for row_id in ids if isinstance(row_id, str | ObjectId | bool | int)]
+    plain = [row_id for row_id in ids if type(row_id) in (str, ObjectId, bool, int)]
     await provider.wait_until_searchable_async(plain, FACTS, memory_id="ada")
     if on_atlas:
-        with pytest.raises(InvalidFilterError):
-            await provider.wait_until_searchable_async([b"ab"], FACTS, memory_id="ada")
+        for row_id in (b"ab", Code("b")):
+            with pytest.raises(InvalidFilterError):
+                await provider.wait_until_searchable_async([row_id], FACTS, memory_id="ada")
     else:
         await provider.wait_until_searchable_async(ids, FACTS, memory_id="ada")
 

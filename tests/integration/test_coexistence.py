@@ -15,6 +15,7 @@ import pymongo
 import pytest
 from support.embedder import CountingEmbedder
 from support.internals import session_of
+from support.odd_rows import bson_of
 from support.standalone import direct, replica_set
 
 from memorizz_async import (
@@ -118,6 +119,40 @@ async def test_a_text_index_of_somebody_elses_that_covers_the_content_serves(
         await provider.store_many_async(["bees on the roof", "nuts"], KB, memory_id="ada")
         assert contents(await recalled(provider, mode="text")) == {"bees on the roof"}
         assert (await recalled(provider)).mode == "hybrid"
+
+
+ROWS_IN_THE_WAY: dict[str, tuple[dict[str, Any], str]] = {
+    "not UTF-8": ({"content": "@@"}, "not UTF-8"),
+    "context not UTF-8": ({"context": ["@@"]}, "not UTF-8"),
+    "two lists": ({"memory_id": ["ada"], "user_id": ["a", "b"]}, "are lists"),
+    "a list": ({"memory_id": ["ada", "bob"], "user_id": None}, "memory_id is a list"),
+    "language": ({"_memorizz_language": 5}, "_memorizz_language is no text"),
+}
+
+
+@pytest.mark.parametrize("case", ROWS_IN_THE_WAY)
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_a_row_that_no_index_takes_keeps_no_other_index_from_being_made(
+    config: MongoDBConfig, database: Any, case: str, driver: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The report and one line in the log say what to look for; with the row gone it is made."""
+    odd, reason = ROWS_IN_THE_WAY[case]
+    row = {"_id": "odd", "memory_id": "ada", "content": "nuts", **odd}
+    database.facts.insert_one(bson_of(row))
+    async with opened(config, driver=driver) as provider:
+        await provider.store_many_async(["bees on the roof"], KB, memory_id="ada")
+        report = await provider.ensure_indexes_async([KB, MemoryType.CONVERSATION_MEMORY])
+        assert report.text == {"turns": "created"}
+        assert {"user", "expiry"} <= set(report.ordinary["facts"])
+        assert list(report.skipped) == ["facts"]
+        assert reason in report.skipped["facts"]["memorizz_text"] or reason == "are lists"
+        assert any(reason in why for why in report.skipped["facts"].values())
+        assert len(warnings(caplog)) == len(report.skipped["facts"])
+        assert "bees on the roof" in contents(await recalled(provider))
+        database.facts.delete_one({"_id": "odd"})
+        again = await provider.ensure_indexes_async([KB, MemoryType.CONVERSATION_MEMORY])
+        assert again.text == {"facts": "created", "turns": "present"}
+        assert again.skipped == {}
 
 
 @pytest.mark.parametrize("change", ["hidden", "dropped"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -27,7 +28,11 @@ from bson.datetime_ms import DatetimeMS
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pymongo.errors import BulkWriteError
+from support.internals import session_of
 
+from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
+from memorizz_async.deadline import Deadline
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.memory_provider.mongodb.vector_search.ordering import by_id, id_key
 
 AS_STORED: CodecOptions[Any] = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_MS)
@@ -83,6 +88,53 @@ def test_ids_are_sorted_as_the_server_sorts_them(collection: Any, given_ids: lis
     for most in (None, 1, 3):
         found = [shuffled[at] for at in by_id(shuffled, most)]
         assert repr(found) == repr(expected[:most])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(inside, min_size=2, max_size=12))
+@example([*NUMBERS])
+@example([{"a": number} for number in NUMBERS])
+def test_ids_that_are_one_to_the_server_have_one_key(given_ids: list[Any]) -> None:
+    """Of whatever types their numbers are."""
+    for one, other in itertools.combinations(given_ids, 2):
+        assert (key_of(one) == key_of(other)) == (id_key(one) == id_key(other)), (one, other)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (1, 1.0),
+        (1.0, Int64(1)),
+        (Int64(1), Decimal128("1.0")),
+        (0.0, -0.0),
+        ({"a": 1}, {"a": 1.0}),
+    ],
+    ids=str,
+)
+async def test_a_row_that_was_replaced_by_one_of_an_equal_id_is_found_in_memory(
+    mongod: Any, db_name: str, before: Any, after: Any
+) -> None:
+    """The change stream names the row by the id of one type, and the row has the other."""
+    config = MongoDBConfig(mongod.uri, db_name, search_strategy="resident")
+    with pymongo.MongoClient(mongod.uri) as client:
+        rows = client[db_name]["knowledge_base"]
+        row = {"memory_id": "ada", "content": "bees", "embedding": [1.0, 0.0]}
+        rows.insert_one({**row, "_id": before})
+        async with AsyncMongoDBProvider(config) as provider:
+            for content in ("bees", "nuts"):
+                hits = await provider.retrieve_memory_units_by_query_async(
+                    query_embedding=[1.0, 0.0], memory_id="ada"
+                )
+                assert [hit["content"] for hit in hits] == [content]
+                assert hits.strategy == "resident"
+                rows.replace_one({"_id": before}, {**row, "_id": after, "content": "nuts"})
+                session = await session_of(provider)
+                assert await session.residents.caught_up(Deadline.after(10_000))
+            rows.delete_one({"_id": before})
+            assert await session.residents.caught_up(Deadline.after(10_000))
+            assert not await provider.retrieve_memory_units_by_query_async(
+                query_embedding=[1.0, 0.0], memory_id="ada"
+            )
 
 
 def test_what_no_server_stores_has_a_key_too() -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bson import Binary, ObjectId
+from bson import Binary, Code, ObjectId
 from bson.binary import BinaryVectorDtype
 from pymongo import MongoClient
 from support.embedder import CountingEmbedder, vector_of
+from support.internals import session_of
 from support.odd_rows import FAR, IDS, NOT_UTF8, VECTORS, odd_rows, write
 
 from memorizz_async import (
@@ -24,6 +25,7 @@ from memorizz_async import (
     MongoDBConfig,
     ReembedError,
 )
+from memorizz_async.deadline import Deadline
 from memorizz_async.embeddings import as_embedder
 
 KB, TURNS = MemoryType.LONG_TERM_MEMORY, MemoryType.CONVERSATION_MEMORY
@@ -43,6 +45,10 @@ class ByLength:
 
 def embedder() -> Any:
     return as_embedder(CountingEmbedder(), model_name="stub/1")
+
+
+def ids(hits: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [hit["_id"] for hit in hits]
 
 
 @pytest.fixture(params=["pymongo", "motor"])
@@ -168,6 +174,82 @@ async def test_an_id_that_is_not_utf8_takes_no_place(
         assert "not UTF-8" in str(hits.unsearchable)
 
 
+@pytest.mark.parametrize(
+    ("good", "odd"),
+    [
+        ("row \ufffd\ufffd", ["row @@", "@@ row", {"a": "@@"}]),
+        ({"a": [{"b": "\ufffd\ufffd"}]}, [{"a": [{"b": "@@"}]}, {"@@": 1}, "@@"]),
+        (Code("\ufffd\ufffd"), [Code("@@"), Code("@@", {"a": 1}), Code("f()", {"a": "@@"})]),
+    ],
+    ids=["text", "document", "code"],
+)
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+async def test_an_id_that_reads_like_anothers_is_told_apart(
+    provider: AsyncMongoDBProvider,
+    config: MongoDBConfig,
+    good: Any,
+    odd: list[Any],
+    mode: Any,
+) -> None:
+    """Rows whose ids have text that is not UTF-8 are counted alike in memory and by a scan, and
+    take neither the place nor the vector of the row whose id they seem to have.
+    """
+    await provider.ensure_indexes_async([KB])
+    await provider.store_async("cello", KB, memory_id="ada")
+    nuts = {"content": "nuts", **ADA, "embedding": vector_of("bees").tolist()}
+    await write(config, KB, [{"_id": odd[0], **nuts}])  # loaded; the others come by the stream
+    await provider.retrieve_memory_units_by_query_async("bees", mode=mode, **ADA)
+    await write(config, KB, [{"_id": good, **nuts, "content": "bees"}])
+    await write(config, KB, [{"_id": row_id, **nuts} for row_id in odd[1:]])
+    session = await session_of(provider)
+    assert await session.residents.caught_up(Deadline.after(10_000))
+    for consistency in ("strong", "session"):
+        hits = await provider.retrieve_memory_units_by_query_async(
+            "bees", limit=2, mode=mode, consistency=consistency, **ADA
+        )
+        assert [hit["content"] for hit in hits] == ["bees", "cello"]
+        assert hits.unsearchable is not None
+        assert hits.unsearchable.count == 3
+    assert hits.strategy == "resident"
+    await provider.delete_async(good, KB, **ADA)
+    for consistency in ("strong", "session"):
+        hits = await provider.retrieve_memory_units_by_query_async(
+            "bees", limit=2, mode="vector", consistency=consistency, **ADA
+        )
+        assert [hit["content"] for hit in hits] == ["cello"]
+        assert hits.unsearchable is not None
+        assert hits.unsearchable.count == 3
+
+
+async def test_a_filter_reads_text_that_is_not_utf8_as_the_server_does(
+    config: MongoDBConfig,
+) -> None:
+    """What Python reads as U+FFFD are other bytes to the server, and compare otherwise."""
+    rows = [
+        {"_id": ObjectId(), **ADA, "kind": kind, "embedding": vector_of("bees").tolist()}
+        for kind in ("@@", "\ufffd\ufffd", "a", "\U0001f600", ["a", "@@"])
+    ]
+    conditions: list[Any] = [
+        "\ufffd\ufffd", {"$ne": "\ufffd\ufffd"}, {"$gt": "\U00010000"}, {"$gte": "\uffff"},
+        {"$lt": "\uffff"}, {"$in": ["a", "\ufffd\ufffd"]}, {"$nin": ["a", "\ufffd\ufffd"]},
+    ]  # fmt: skip
+    with_kind = replace(config, filter_fields=["kind"])
+    async with AsyncMongoDBProvider(with_kind, embedding_provider=embedder()) as provider:
+        for some in (rows[:2], rows[2:]):  # loaded, and brought by the change stream
+            await write(config, KB, some)
+            session = await session_of(provider)
+            assert await session.residents.caught_up(Deadline.after(10_000))
+            for condition in conditions:
+                found = [
+                    await provider.retrieve_memory_units_by_query_async(
+                        "bees", limit=9, mode="vector", filter={"kind": condition},
+                        consistency=consistency, **ADA,
+                    )
+                    for consistency in ("session", "strong")
+                ]  # fmt: skip
+                assert ids(found[0]) == ids(found[1]), condition
+
+
 async def test_the_model_of_a_collection_is_what_most_rows_say(
     provider: AsyncMongoDBProvider, config: MongoDBConfig
 ) -> None:
@@ -181,6 +263,60 @@ async def test_the_model_of_a_collection_is_what_most_rows_say(
     await provider.store_async("cello", KB, memory_id="ada")
     hits = await provider.retrieve_memory_units_by_query_async("bees 1", limit=2, **ADA)
     assert hits[0]["content"] == "bees 1"
+
+
+@pytest.mark.parametrize("consistency", ["session", "strong"])
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+async def test_a_row_of_another_model_and_an_odd_vector_are_both_named(
+    provider: AsyncMongoDBProvider, config: MongoDBConfig, mode: Any, consistency: Any
+) -> None:
+    """Beside good rows, and where there are none."""
+    await provider.ensure_indexes_async([KB])
+    await provider.store_async("bees", KB, memory_id="bob")
+    await provider.store_async("bees", KB, memory_id="ada")
+    for who in ("ada", "bob"):
+        row = {"memory_id": who, "content": "bees", "embedding": vector_of("bees").tolist()}
+        odd = [
+            {**row, "_id": f"stray of {who}", "embedding_model": "other/1"},
+            {**row, "_id": f"short of {who}", "embedding": [1.0] * 3},
+        ]
+        await write(config, KB, odd)
+    hits = await provider.retrieve_memory_units_by_query_async(
+        "bees", mode=mode, consistency=consistency, explain=True, **ADA
+    )
+    assert len(hits) == (1 if mode == "vector" else 3)
+    assert hits.unsearchable is not None
+    assert hits.unsearchable.count == 2
+    assert hits.explain is not None
+    assert set(hits.explain.problems) == {"stray of ada", "short of ada"}
+    await provider.delete_many_async(KB, where={"embedding_model": "stub/1"}, memory_id="bob")
+    with pytest.raises(EmbeddingModelMismatchError) as caught:
+        await provider.retrieve_memory_units_by_query_async(
+            "bees", memory_id="bob", mode="vector", consistency=consistency
+        )
+    assert set(caught.value.rows) == {"stray of bob", "short of bob"}
+
+
+@pytest.mark.parametrize(("odd", "good"), [(1, 1), (3, 4), (40, 50), (40, 40)])
+@pytest.mark.parametrize("odd_first", [True, False])
+async def test_the_dimension_of_a_collection_does_not_hang_on_the_order_of_its_rows(
+    provider: AsyncMongoDBProvider, config: MongoDBConfig, odd: int, good: int, odd_first: bool
+) -> None:
+    """As many odd rows as good ones do not decide either, nor does a run of them at one end."""
+    rows = [
+        [{"content": "odd", **ADA, "embedding": [1.0] * 5} for _ in range(odd)],
+        [
+            {"content": f"bees {n}", **ADA, "embedding": vector_of(f"bees {n}").tolist()}
+            for n in range(good)
+        ],
+    ]
+    for some in rows if odd_first else rows[::-1]:
+        await write(config, KB, [{**row, "_id": ObjectId()} for row in some])
+    await provider.store_async("cello", KB, memory_id="ada")
+    hits = await provider.retrieve_memory_units_by_query_async("cello", limit=1, **ADA)
+    assert contents(hits) == {"cello"}
+    assert hits.unsearchable is not None
+    assert hits.unsearchable.count == odd
 
 
 async def test_words_answer_where_no_vector_can_be_compared(

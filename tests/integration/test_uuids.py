@@ -52,3 +52,36 @@ async def test_a_uuid_means_what_the_address_says(
         assert await provider.update_many_async(FACTS, {"n": 1}, where=where, memory_id="ada") == 1
         assert await provider.touch_many_async([row_id], FACTS, memory_id="ada") == 1
         assert await provider.delete_async(row_id, FACTS, expected=where, memory_id="ada")
+
+
+@pytest.mark.parametrize("strategy", ["scan", "resident"])
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize("form", FORMS)
+async def test_an_id_that_holds_a_uuid_takes_no_other_rows_place(
+    mongod: Any, db_name: str, driver: Any, form: str, strategy: Any
+) -> None:
+    """A row whose `_id` is a document with a UUID is found, read and deleted."""
+    with pymongo.MongoClient(mongod.uri) as client:
+        client[db_name]["knowledge_base"].insert_many(
+            {
+                "_id": {"part": n, "of": [Binary.from_uuid(uuid.UUID(int=n), FORMS[form])]},
+                "memory_id": "ada", "user_id": None, "content": f"bees {n}", "embedding": [1.0, 0],
+            }
+            for n in range(4)
+        )  # fmt: skip
+    sign = "&" if "?" in mongod.uri else "/?"
+    config = MongoDBConfig(
+        f"{mongod.uri}{sign}uuidRepresentation={form}", db_name, driver=driver,
+        search_strategy=strategy,
+    )  # fmt: skip
+    async with AsyncMongoDBProvider(config) as provider:
+        for left in (4, 3):
+            hits = await provider.retrieve_memory_units_by_query_async(
+                query_embedding=[1.0, 0.0], memory_id="ada", limit=3
+            )
+            contents = [hit["content"] for hit in hits]
+            assert contents == [f"bees {n}" for n in range(4 - left, 4)][:3]
+            row = await provider.get_async(hits[0]["_id"], FACTS, memory_id="ada")
+            assert row is not None
+            assert row["content"] == contents[0]
+            assert await provider.delete_async(hits[0]["_id"], FACTS, memory_id="ada")

@@ -16,6 +16,9 @@ from bson.errors import InvalidBSON
 
 from memorizz_async.config import MongoDBConfig
 
+REPLACEMENT = "\ufffd"
+"""What stands in a decoded text for bytes that are not UTF-8; it may also have been stored so."""
+
 READ_OPTIONS: dict[str, Any] = {
     "tz_aware": True,
     "datetime_conversion": "DATETIME_AUTO",

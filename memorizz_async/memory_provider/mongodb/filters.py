@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from bson import Binary, ObjectId
+from bson import Binary, Code, ObjectId
 from bson.binary import OLD_UUID_SUBTYPE, UUID_SUBTYPE
 
 from memorizz_async.config import FilterFields
@@ -291,7 +291,7 @@ def _value(path: str, operator: str, value: Any, taken: _Taken) -> Any:  # noqa:
             return int(value)
         case float() if math.isfinite(value):
             return float(value)
-        case str() if is_unicode(value):
+        case str() if is_unicode(value) and not isinstance(value, Code):
             text = str.__str__(value)
             # Hits show an ObjectId as a string; asked for by that string, the row must be found.
             return ObjectId(text) if path == "_id" and ObjectId.is_valid(text) else text

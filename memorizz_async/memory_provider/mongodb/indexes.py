@@ -14,6 +14,7 @@ from memorizz_async.deadline import Deadline
 from memorizz_async.errors import AuthenticationError, DatabaseError, UnsupportedOperationError
 from memorizz_async.markup import Summarized
 from memorizz_async.memory_provider.mongodb.pipelines import (
+    TEXT_LANGUAGE_FIELD,
     list_indexes,
     search_index_definition,
 )
@@ -33,6 +34,15 @@ NOT_POSSIBLE = {
     72: "a time-series collection cannot have it",  # InvalidOptions
     67: "the collection cannot have it: it is capped, or has 64 indexes",  # CannotCreateIndex
 }
+_A_ROW = "a row stands in the way, find it, change or delete it, and create the indexes again: "
+ROW_IN_THE_WAY = {
+    171: _A_ROW + "two fields of the index are lists in it",  # CannotIndexParallelArrays
+    201: _A_ROW + "its memory_id is a list",  # CannotBuildIndexKeys
+    17261: _A_ROW + f"its {TEXT_LANGUAGE_FIELD} is no text",
+    17262: _A_ROW + f"its {TEXT_LANGUAGE_FIELD} is no language that MongoDB knows",
+    28755: _A_ROW + "its content or context is text that is not UTF-8",
+}
+"""What one row may hold that the server builds no index over, whatever the other rows hold."""
 MOST_INDEXES = 64
 _PREFIX = "memorizz_"
 _OPTIONS = (
@@ -181,9 +191,10 @@ async def ensure_index(
                 if there is None and error.code != _SAME_FIELDS:
                     raise
                 return there or _not_made(collection, index, "another index stands in its way")
-            if error.code not in NOT_POSSIBLE:
+            reason = (NOT_POSSIBLE | ROW_IN_THE_WAY).get(error.code or 0)
+            if reason is None:
                 raise
-            return _not_made(collection, index, NOT_POSSIBLE[error.code])
+            return _not_made(collection, index, reason)
     return _not_made(collection, index, "both of its names belong to indexes of other fields")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import bson
-from bson import Binary, ObjectId, Regex
+from bson import Binary, Code, ObjectId, Regex
 from bson.errors import BSONError
 
 from memorizz_async.enums import memory_type_of
@@ -161,7 +161,7 @@ def stored_id(row_id: Any, uuid_form: UuidForm = Binary.from_uuid) -> Any:
 
     uuid_form: how a UUID is stored.
     """
-    if isinstance(row_id, str):
+    if isinstance(row_id, str) and not isinstance(row_id, Code):
         if ObjectId.is_valid(row_id):
             return ObjectId(row_id)
         return str.__str__(checked_text("An id", row_id))
@@ -208,9 +208,10 @@ def stored_ids(row_id: Any, uuid_form: UuidForm = Binary.from_uuid) -> list[Any]
 
 def public_id(row_id: Any) -> Any:
     """The id as it leaves the API: a string for a string and an ObjectId, else the value itself, so
-    that it can be given back.
+    that it can be given back. Code is not a string to the server, though it is one to Python.
     """
-    return str(row_id) if isinstance(row_id, _SHOWN_AS_TEXT) else row_id
+    as_text = isinstance(row_id, _SHOWN_AS_TEXT) and not isinstance(row_id, Code)
+    return str(row_id) if as_text else row_id
 
 
 def public_row(row: Row, memory_type: str) -> Row:

@@ -18,6 +18,7 @@ from memorizz_async.memory_provider.mongodb.indexes import (
     IS_VIEW,
     MOST_INDEXES,
     NOT_POSSIBLE,
+    ROW_IN_THE_WAY,
     IndexReport,
     listed_indexes,
 )
@@ -290,6 +291,8 @@ async def _ensure(
         if existing is None:
             existing = await _created(driver, collection, config, deadline)
     except DatabaseError as error:
+        if error.code in ROW_IN_THE_WAY:
+            return None, ROW_IN_THE_WAY[error.code]
         full = error.code == _CANNOT_CREATE and await _is_full(driver, collection, deadline)
         if error.code not in (IS_VIEW, _INVALID_OPTIONS) and not full:
             raise

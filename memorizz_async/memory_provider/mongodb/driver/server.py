@@ -11,13 +11,22 @@ import asyncio
 import functools
 import math
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
+import bson
 import pymongo
-from bson import Binary, Timestamp
+from bson import DBRef, Timestamp
 from bson.binary import UuidRepresentation
 from bson.errors import InvalidBSON
 from pymongo import errors as driver_errors
@@ -453,14 +462,15 @@ class MongoDriver:
             await self._client.admin.command({"ping": 1}, read_preference=PRIMARY)
 
     def _with_stored_ids(self, rows: list[Document]) -> list[Document]:
-        """Rows whose `_id`, where it is a UUID, is as it is stored: what the searches in memory and
-        raw batches know it by.
+        """Rows whose `_id`, where it is a UUID or a document that may hold one, is as it is stored:
+        what the searches in memory and raw batches know it by.
         """
-        representation = self._database.codec_options.uuid_representation
-        if representation != UuidRepresentation.UNSPECIFIED:
+        codec = self._database.codec_options
+        if codec.uuid_representation != UuidRepresentation.UNSPECIFIED:
             for row in rows:
-                if isinstance(row.get("_id"), UUID):
-                    row["_id"] = Binary.from_uuid(row["_id"], representation)
+                if isinstance(row.get("_id"), UUID | Mapping | DBRef):
+                    stored = bson.encode({"_id": row["_id"]}, codec_options=codec)
+                    row["_id"] = bson.decode(stored, codec_options=READ_CODEC)["_id"]
         return rows
 
     @contextmanager

@@ -111,11 +111,15 @@ class ModelledQueries:
         """The rows of the query's model, and in `unsearchable` those that are of another."""
         assert request.model is not None
         rows: dict[str, str | None] = dict(error.rows)
-        report = self._guard.words.strays(request.collection, rows, request.model)
-        answer = await recall(replace(request, only=comparable_with(request.model)))
+        strays = partial(self._guard.words.strays, request.collection, rows, request.model)
+        try:
+            answer = await recall(replace(request, only=comparable_with(request.model)))
+        except StoredEmbeddingError as others:
+            raise strays(others) from others
+        report = strays(answer.unsearchable)
         if not answer.rows:
             raise report
-        return replace(answer, unsearchable=answer.unsearchable or report)
+        return replace(answer, unsearchable=report)
 
     async def _confirmed(self, request: SearchRequest) -> Plan:
         if self._reading is not None and not self._guard.states.is_fresh(request.collection):

@@ -124,7 +124,9 @@ class ModelGuard:
         A vector that names no model is taken by its dimension alone.
         """
         self._check_configured(collection, items)
-        state = await self.states.derived(driver, collection, deadline, writing=True)
+        state = await self.states.derived(
+            driver, collection, deadline, writing=True, preferred=int(items[0][0].size)
+        )
         if state is None:
             first = next((item for item in items if item[1] is not None), items[0])
             vector, model = first

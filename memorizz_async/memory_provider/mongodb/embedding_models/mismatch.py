@@ -6,8 +6,10 @@ import shlex
 from collections.abc import Mapping
 
 from memorizz_async.enums import MemoryType
-from memorizz_async.errors import EmbeddingModelMismatchError
+from memorizz_async.errors import EmbeddingModelMismatchError, StoredEmbeddingError
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState
+
+_TOLD = 20
 
 
 class Words:
@@ -76,18 +78,31 @@ class Words:
         )
 
     def strays(
-        self, collection: str, rows: Mapping[str, str | None], model: str
+        self,
+        collection: str,
+        rows: Mapping[str, str | None],
+        model: str,
+        others: StoredEmbeddingError | None = None,
     ) -> EmbeddingModelMismatchError:
-        """The error about single rows of another model beside those of the query's."""
+        """The error about single rows of another model beside those of the query's.
+
+        others: what is wrong with still other rows; it becomes a part of the error.
+        """
         models = sorted({str(other) for other in rows.values()})
-        first = {row_id: f"of the model {other}" for row_id, other in list(rows.items())[:20]}
+        told = {row_id: f"of the model {other}" for row_id, other in list(rows.items())[:_TOLD]}
+        seen = f"rows of {', '.join(models)}, the query of {model}; first row {next(iter(rows))}"
+        count = len(rows)
+        if others is not None:
+            told.update(others.rows)
+            count += others.count
+            seen += f"; {others.seen}"
         return EmbeddingModelMismatchError(
             f"Rows of {collection!r} are of another embedding model than this query",
-            rows=first,
-            count=len(rows),
+            rows=told,
+            count=count,
             stored_model=models[0],
             model=model,
-            seen=f"rows of {', '.join(models)}, the query of {model}; first row {next(iter(rows))}",
+            seen=seen,
             fix=f"change them: {self.command(collection, model)}",
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +24,8 @@ from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelS
 from memorizz_async.memory_provider.mongodb.notices import Notices
 from memorizz_async.memory_provider.mongodb.pipelines import any_embedded_filter, id_projection
 from memorizz_async.memory_provider.mongodb.pipelines import models as queries
-from memorizz_async.memory_provider.mongodb.protocol import Driver
+from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
 from memorizz_async.vectors import readable_vector
 
 log = logging.getLogger(__name__)
@@ -35,9 +36,13 @@ GRACE_S = 2.5
 """How long whoever changes a model waits between saying so and changing rows: a lifetime, and room
 for clocks, pauses, and secondaries that lag."""
 _ROWS_ASKED = 32
-"""How many rows say of which model and dimension a collection is."""
+"""How many rows at each end say of which model and dimension a collection is."""
 _LOOK_AGAIN_S = 60.0
 """How long a collection without vectors is not looked at again by those who only read."""
+
+
+_Kind = tuple[str | None, int]
+"""The model that a row names, and the dimension of its vector."""
 
 
 @dataclass
@@ -111,29 +116,48 @@ class ModelStates:
         return self.known(collection)
 
     async def derived(
-        self, driver: Driver, collection: str, deadline: Deadline, *, writing: bool = False
+        self,
+        driver: Driver,
+        collection: str,
+        deadline: Deadline,
+        *,
+        writing: bool = False,
+        preferred: int | None = None,
     ) -> ModelState | None:
-        """As `fresh`, but where there is none it is made of what a row says; None without rows.
+        """As `fresh`, but where there is none it is made of what most rows say; None without rows.
 
-        writing: look again also where there were no vectors a moment ago.
+        writing: look again also where there were no vectors a moment ago. preferred: the dimension
+        that is taken where as many rows say another.
         """
         state = await self.fresh(driver, collection, deadline)
         looked = time.monotonic() < self._none_until.get(collection, 0.0)
         if state is not None or (looked and not writing):
             return state
-        rows = await driver.find(
-            collection,
-            any_embedded_filter(),
-            projection=queries.model_projection(),
-            limit=_ROWS_ASKED,
-            deadline=deadline,
-        )
-        kinds = Counter(kind for kind in map(_kind_of, rows) if kind is not None)
-        if kinds:  # what most rows say: a single odd one may well be the first
-            (model, dimensions), _ = kinds.most_common(1)[0]
+        rows = await self._asked(driver, collection, deadline)
+        kinds = [kind for kind in map(_kind_of, rows) if kind is not None]
+        if kinds:
+            model, dimensions = _most_say(kinds, preferred)
             return await self.made(driver, collection, model, dimensions, deadline)
         self._none_until[collection] = time.monotonic() + _LOOK_AGAIN_S
         return None
+
+    @staticmethod
+    async def _asked(driver: Driver, collection: str, deadline: Deadline) -> list[Document]:
+        """Rows that say of which model the collection is: those with the lowest and the highest
+        ids, since a run of odd rows may stand at one end.
+        """
+        by_key: dict[Hashable, Document] = {}
+        for direction in (1, -1):
+            rows = await driver.find(
+                collection,
+                any_embedded_filter(),
+                projection=queries.model_projection(),
+                sort=[("_id", direction)],
+                limit=_ROWS_ASKED,
+                deadline=deadline,
+            )
+            by_key.update((key_of(row["_id"]), row) for row in rows)
+        return list(by_key.values())
 
     async def made(
         self,
@@ -237,7 +261,20 @@ class ModelStates:
             self._switched(collection, state.switched_at)
 
 
-def _kind_of(row: Mapping[str, Any]) -> tuple[str | None, int] | None:
+def _most_say(kinds: Sequence[_Kind], preferred: int | None) -> _Kind:
+    """The dimension of most rows, and the model of most of those.
+
+    Of as many, the one for which more rows name a model, then the preferred one.
+    """
+    rows = Counter(dimensions for _, dimensions in kinds)
+    named = Counter(dimensions for model, dimensions in kinds if model is not None)
+    dimensions = max(rows, key=lambda each: (rows[each], named[each], each == preferred))
+    models = Counter(model for model, of in kinds if of == dimensions)
+    model = max(models, key=lambda each: (models[each], each is not None))
+    return (model, dimensions)
+
+
+def _kind_of(row: Mapping[str, Any]) -> _Kind | None:
     """The model and the dimension of a row; None where its vector cannot be read."""
     model = row.get("embedding_model")
     vector = readable_vector(row)

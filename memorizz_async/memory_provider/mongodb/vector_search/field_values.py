@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from bson import Binary, DBRef, Int64, ObjectId
 from bson.datetime_ms import DatetimeMS
 
+from memorizz_async.memory_provider.mongodb.codec import REPLACEMENT
 from memorizz_async.memory_provider.mongodb.filters import Comparison
 
 Values = tuple[Any, ...]
@@ -98,12 +99,16 @@ def _kind(operand: Any) -> str:
 
 
 def _values_at(row: Mapping[str, Any], parts: Sequence[str]) -> Values | None:
-    """None where a value there is too large, or of a kind that is compared on the server only."""
+    """None where a value there is too large, or is compared on the server only: it is of a kind of
+    its own, or a string that may have been read from bytes that are not UTF-8.
+    """
     found: list[Any] = []
     size = 0
     for value in _leaves(row, parts):
         kind = _KINDS.get(type(value))
         if kind is not None:
+            if kind == "string" and REPLACEMENT in value:
+                return None
             found += (kind, _comparable(value))
             size += 16 + (len(value) if kind in ("string", "binary") else 0)
         elif not isinstance(value, _NOTHING):

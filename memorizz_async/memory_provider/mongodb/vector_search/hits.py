@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Sequence, Set
+import math
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence, Set
 from typing import Any
 
 import bson
-from bson import Code, ObjectId
+from bson import Code, DBRef, Decimal128, Int64, ObjectId
 from bson.binary import UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.decimal128 import create_decimal128_context
 
+from memorizz_async.memory_provider.mongodb.codec import REPLACEMENT
 from memorizz_async.memory_provider.mongodb.pipelines import row_projection, rows_by_id_filter
 from memorizz_async.memory_provider.mongodb.protocol import Driver
 from memorizz_async.memory_provider.mongodb.vector_search.request import (
@@ -28,21 +31,62 @@ _ID_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True, datetime_conversion=DatetimeConversion.DATETIME_AUTO
 )
 """Any date is a date here, and a UUID is the binary that is stored."""
+_INT64 = 2**63
+_DECIMALS = create_decimal128_context()
 _ARE_KEYS = frozenset((str, ObjectId))
 """By the very type, as bson decodes them: a `Code` is a str, too, and has no hash."""
 
 
 def key_of(row_id: Any) -> Hashable:
-    """The id as a key of a dict: an id may be any value, and Python takes 1 for True."""
+    """The id as a key of a dict: an id may be any value, and Python takes 1 for True.
+
+    Ids that are one to the server have one key: a row may be replaced by one with 1.0 for 1.
+    """
     if type(row_id) in _ARE_KEYS:
         return row_id  # type: ignore[no-any-return]
     if isinstance(row_id, str) and not isinstance(row_id, Code):
         return str(row_id)
-    return bson.encode({"": row_id}, codec_options=_KEY_CODEC)
+    return bson.encode({"": _numbers_alike(row_id)}, codec_options=_KEY_CODEC)
+
+
+def _numbers_alike(value: Any) -> Any:  # noqa: PLR0911 - a return a type
+    """The value with every number of it in one type, whatever type it was stored in."""
+    match value:
+        case bool():
+            return value
+        case int():
+            return Int64(value)
+        case float():
+            whole = value.is_integer() and abs(value) < _INT64
+            return Int64(value) if whole else value if value == value else math.nan  # noqa: PLR0124
+        case Decimal128():
+            number = value.to_decimal()
+            if not number.is_finite():
+                return math.nan if number.is_nan() else float(number)
+            if abs(number) < _INT64 and number == int(number):
+                return Int64(int(number))
+            rounded = float(number)
+            return rounded if number == rounded else Decimal128(_DECIMALS.normalize(number))
+        case Code() if value.scope is not None:
+            return Code(str(value), _numbers_alike(value.scope))
+        case DBRef():
+            return _numbers_alike(value.as_doc())
+        case Mapping():
+            return {name: _numbers_alike(part) for name, part in value.items()}
+        case list():
+            return [_numbers_alike(part) for part in value]
+    return value
+
+
+def may_be_another(key: Hashable) -> bool:
+    """Whether the id of this key may have text that is not UTF-8, which was read as other text."""
+    if isinstance(key, str):
+        return REPLACEMENT in key
+    return isinstance(key, bytes) and REPLACEMENT.encode() in key
 
 
 def id_of(key: Hashable) -> Any:
-    """The id whose key this is."""
+    """An id whose key this is, which is equal to the stored one."""
     return bson.decode(key, codec_options=_ID_CODEC)[""] if isinstance(key, bytes) else key
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -76,12 +76,16 @@ class _EqualRows(Sequence[memoryview]):
 
 
 class UnreadableRow(NamedTuple):
-    """A row whose `embedding` is no vector; until, values: as in a VectorBlock."""
+    """A row whose `embedding` is no vector; until, values: as in a VectorBlock.
+
+    key: tells it from every other row; None where the id does.
+    """
 
     row_id: Any
     reason: str
     until: float
     values: RowValues = ()
+    key: Hashable = None
 
 
 @dataclass
@@ -161,8 +165,9 @@ def _read_singly(
         document = bson.decode(row, codec_options=DATES_AS_NUMBERS)
         until, values = alive_until(document), values_of(document)
         if not has_readable_id(row):
-            reason = "its _id is text that is not UTF-8"
-            result.unreadable.append(UnreadableRow(document["_id"], reason, until, values))
+            reason = "its _id has text that is not UTF-8"
+            key = object()  # the id may look like another's
+            result.unreadable.append(UnreadableRow(document["_id"], reason, until, values, key))
             continue
         try:
             vector = stored_vector(document.get("embedding"))

@@ -36,7 +36,7 @@ from memorizz_async.memory_provider.mongodb.pipelines import (
 from memorizz_async.memory_provider.mongodb.protocol import Document, Driver
 from memorizz_async.memory_provider.mongodb.vector_search.change_feed import ChangeFeed
 from memorizz_async.memory_provider.mongodb.vector_search.held_scopes import HeldScopes, Paths
-from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of
+from memorizz_async.memory_provider.mongodb.vector_search.hits import key_of, may_be_another
 from memorizz_async.memory_provider.mongodb.vector_search.request import SearchRequest, step
 from memorizz_async.memory_provider.mongodb.vector_search.resident_ranking import (
     ResidentRanking,
@@ -284,6 +284,9 @@ class ResidentStore:
             if following:
                 row_id = event["documentKey"]["_id"]
                 key, row = key_of(row_id), event.get("fullDocument")
+                if may_be_another(key):
+                    self.held.drop_all(collection)  # a load reads its bytes
+                    return
                 for scope in following:
                     if scope.change(key, row_id, row):
                         self.held.weigh(scope)

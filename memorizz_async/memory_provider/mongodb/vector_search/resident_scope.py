@@ -103,7 +103,7 @@ class ResidentScope:
         """Take rows as the server holds them, in its order: BSON documents, end to end."""
         read = read_vectors(batch, self._values_of if self.paths else None)
         for row in read.unreadable:
-            key = key_of(row.row_id)
+            key = key_of(row.row_id) if row.key is None else row.key
             if key not in self._changed_while_loading:
                 self._forget(key)
                 self._add_odd(NewRow(key, row.row_id, row.until), _Reason(row.reason), row.values)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+import bson
 import numpy as np
 from numpy.typing import NDArray
 
+from memorizz_async.memory_provider.mongodb.codec import DATES_AS_NUMBERS
 from memorizz_async.memory_provider.mongodb.vector_search.row_matching import FOREVER
 
 _DOUBLE, _STRING, _ARRAY, _BINARY, _OBJECT_ID, _DATE, _NULL = (
@@ -20,6 +22,8 @@ _DOUBLE, _STRING, _ARRAY, _BINARY, _OBJECT_ID, _DATE, _NULL = (
     0x0A,
 )
 _FLOAT32_VECTOR = b"\x09\x27\x00"  # subtype 9, dtype float32, no padding
+_HOLDS_TEXT = frozenset((_STRING, 0x03, 0x0D, 0x0F))  # text, documents, code, code with a scope
+_ID = b"_id\x00"
 _NAME = b"embedding\x00"
 _EXPIRY = b"expires_at\x00"
 _ASCII = 0x7F
@@ -98,13 +102,14 @@ def _without(
 
 
 def has_readable_id(document: bytes | memoryview) -> bool:
-    """Whether the `_id` is not text in other bytes than UTF-8: a query that names such an id does
-    not find its row.
-    """
-    id_range = _id_range(document)
-    if id_range is None or document[4] != _STRING:
+    """Whether a query that names the `_id` finds the row: not where its text is not UTF-8."""
+    if document[4] not in _HOLDS_TEXT or document[5:9] != _ID:
         return True
-    return _is_utf8(bytes(document[slice(*id_range)]))
+    if document[4] == _STRING:
+        return _is_utf8(bytes(document[slice(*_text_range(document))]))
+    row_id = bson.decode(document, codec_options=DATES_AS_NUMBERS)["_id"]
+    stored = bson.encode({"_id": row_id})[4:-1]
+    return bytes(document[4 : 4 + len(stored)]) == stored
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -146,14 +151,16 @@ def layout_of(document: bytes) -> RowLayout | None:
 
 def _id_range(document: bytes | memoryview) -> tuple[int, int] | None:
     """The bytes of the value of `_id`, where it comes first and is an ObjectId or a string."""
-    if document[5:9] != b"_id\x00":
+    if document[5:9] != _ID:
         return None
     if document[4] == _OBJECT_ID:
         return 9, 9 + 12
-    if document[4] == _STRING:
-        (length,) = struct.unpack_from("<i", document, 9)
-        return 13, 13 + length
-    return None
+    return _text_range(document) if document[4] == _STRING else None
+
+
+def _text_range(document: bytes | memoryview) -> tuple[int, int]:
+    (length,) = struct.unpack_from("<i", document, 9)
+    return 13, 13 + length
 
 
 def _binary_runs(document: bytes, value: int) -> tuple[str, list[_Run]] | None:
