@@ -169,11 +169,18 @@ def stored_id(row_id: Any, uuid_form: UuidForm = Binary.from_uuid) -> Any:
         check_depth("An id", row_id)
         if any(not isinstance(name, str) or name.startswith("$") for name in row_id):
             raise _no_id(row_id)
-    try:
-        bson.encode({"_id": row_id})
-    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
-        raise _no_id(row_id) from None
+    if not _encodes(row_id):
+        raise _no_id(row_id)
     return row_id
+
+
+def _encodes(value: Any) -> bool:
+    """Whether BSON takes it. The error of one that it does not take quotes it, and ends here."""
+    try:
+        bson.encode({"_id": value})
+    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def _no_id(row_id: Any) -> InvalidInputError:
