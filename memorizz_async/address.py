@@ -34,7 +34,8 @@ class Address:
 
     user: the name where a password follows it, else empty: it may be a token. credentials: whether
     it has either. database: None where the path is empty or names only where
-    users are defined. options: (name in lower case, value) in their order.
+    users are defined. options: (name in lower case, value) in their order. written_options: the
+    same, each value as it was written: PyMongo does not decode all of them.
     """
 
     scheme: str
@@ -42,7 +43,12 @@ class Address:
     credentials: bool
     hosts: str
     path: str
-    options: tuple[tuple[str, str], ...]
+    written_options: tuple[tuple[str, str], ...]
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """The options, decoded."""
+        return tuple((name, unquote_plus(text)) for name, text in self.written_options)
 
     @property
     def database(self) -> str | None:
@@ -83,9 +89,10 @@ def parse_address(uri: str) -> Address:
 
 def _options_of(query: str) -> list[tuple[str, str]]:
     pairs = [pair.partition("=") for pair in re.split("[&;]", query) if pair]
-    options = [(name.lower(), unquote_plus(value)) for name, _, value in pairs]
+    options = [(name.lower(), text) for name, _, text in pairs]
     seen: dict[str, str] = {}
-    for name, value in options:
+    for name, text in options:
+        value = unquote_plus(text)
         if name != "readpreferencetags" and seen.setdefault(name, value) != value:
             raise _invalid("an option that is given twice with different values")
     return options

@@ -69,6 +69,8 @@ _OPTION_OF = {
     "max_pool_size": "maxPoolSize",
 }
 """Settings that an option of the driver sets too."""
+_SAME_AS = {"ssl": "tls", "read_preference": "readpreference"}
+"""Options that PyMongo takes by two names."""
 _UNLIMITED_POOL = 1_000_000
 """What `maxPoolSize=0` means."""
 _NOT_FOR_USERS = frozenset(
@@ -256,6 +258,7 @@ class MongoDBConfig(_Keywords, _Positional):
         chosen = copy.copy(self)
         object.__setattr__(chosen, "uri", address)
         chosen._take_from_address()
+        chosen._check_pool()
         return chosen
 
     @property
@@ -297,12 +300,28 @@ class MongoDBConfig(_Keywords, _Positional):
                 fix="name it once; where users are defined is said by ?authSource=…",
             )
         given: dict[str, Any] = {n.lower(): value for n, value in self.client_options.items()}
+        usual = {_SAME_AS.get(name, name): value for name, value in given.items()}
         for name, value in address.options:
-            if name in given and _comparable(given[name]) != _comparable(value):
+            same = _SAME_AS.get(name, name)
+            if same in usual and _comparable(usual[same]) != _comparable(value):
                 raise _conflict(name, "the address", "client_options")
+        if address.credentials and {"username", "password"} & given.keys():
+            raise ConfigurationError(
+                "Both the address and client_options (username, password) say who the user is",
+                fix="say it once",
+            )
         for own, option in _OPTION_OF.items():
             self._check_number(own, option, address.option(option.lower()), "the address")
             self._check_number(own, option, given.get(option.lower()), "client_options")
+
+    def _check_pool(self) -> None:
+        least = _whole(self.driver_option("minPoolSize"))
+        if least is not None and least > self.max_pool_size:
+            raise ConfigurationError(
+                "The option minPoolSize is greater than max_pool_size",
+                seen=f"minPoolSize={least}, max_pool_size={self.max_pool_size}",
+                fix="set max_pool_size, or the option maxPoolSize, to at least as much",
+            )
 
     def _check_number(self, name: str, option: str, value: Any, where: str) -> None:
         if value is None:
@@ -362,6 +381,7 @@ class MongoDBConfig(_Keywords, _Positional):
         if not isinstance(path, str | os.PathLike) or not str(path):
             raise ConfigurationError("path must name a file", seen=shown(path))
         file = Path(path)
+        values, failure = None, ""
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
@@ -369,9 +389,13 @@ class MongoDBConfig(_Keywords, _Positional):
         except UnicodeEncodeError as error:
             raise ConfigurationError("path is not valid Unicode") from error
         except (ValueError, RecursionError) as error:
+            # It holds the whole text of the file, passwords included: no cause of ours.
+            at = f" in line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            failure = f"{type(error).__name__}{at}"
+        if failure:
             raise ConfigurationError(
-                f"{file} is not JSON", seen=str(error), fix="write one JSON object of settings"
-            ) from error
+                f"{file} is not JSON", seen=failure, fix="write one JSON object of settings"
+            )
         if not isinstance(values, dict):
             raise ConfigurationError(f"{file} does not hold one JSON object of settings")
         return cls.from_dict(values)
@@ -415,7 +439,10 @@ def _whole(value: Any) -> int | None:
 
 
 def _comparable(value: Any) -> str:
-    return str(value).lower()
+    """An option as an address spells it: a list with commas, a read preference by its name."""
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    return str(getattr(value, "mongos_mode", value)).lower()
 
 
 def _conflict(option: str, first: str, second: str) -> ConfigurationError:

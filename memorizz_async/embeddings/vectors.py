@@ -60,14 +60,18 @@ def as_matrix(values: Any, count: int, dimensions: int | None) -> Matrix:
     Raises EmbeddingError for another number of vectors, another dimension, or what is no numbers.
     NaN is left in: `bad_rows` says which rows have it, so that one text can fail alone.
     """
+    matrix: Matrix | None = None
+    failure = ""
     try:
         matrix = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:  # it quotes what was returned: no cause of ours
+        failure = type(error).__name__
+    if matrix is None:
         raise EmbeddingError(
             "The embedding backend did not return one vector of numbers per text",
-            seen=f"{type(values).__name__}: {type(error).__name__}",
+            seen=f"{type(values).__name__}: {failure}",
             fix="return vectors of one length, one for each text",
-        ) from error
+        )
     if matrix.ndim != 2:
         raise EmbeddingError(
             "The embedding backend did not return one vector per text",

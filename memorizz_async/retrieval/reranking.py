@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -130,10 +131,11 @@ async def best_order(
         raise EmbeddingError(
             "The reranker failed", seen=type(error).__name__, fix="see the error that caused this"
         ) from error
-    try:
+    scores: Any = None
+    with suppress(TypeError, ValueError):  # they quote what was given: no cause of ours
         scores = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise EmbeddingError("The reranker gave no numbers", seen=type(given).__name__) from error
+    if scores is None:
+        raise EmbeddingError("The reranker gave no numbers", seen=type(given).__name__)
     if scores.shape != (len(texts),) or not np.isfinite(scores).all():
         raise EmbeddingError(
             "The reranker must give one finite number a text",

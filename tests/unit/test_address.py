@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pymongo.read_preferences import ReadPreference
 
 from memorizz_async import AsyncMongoDBProvider, ConfigurationError, InvalidURIError, MongoDBConfig
 from memorizz_async.address import parse_address
@@ -124,9 +125,75 @@ async def test_two_databases_are_both_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("uri", "settings", "names"),
+    [
+        ("mongodb://h/?minPoolSize=20", {"max_pool_size": 10}, ["minPoolSize", "max_pool_size"]),
+        ("mongodb://h/?minPoolSize=200", {}, ["minPoolSize", "max_pool_size"]),
+        ("mongodb://h/?ssl=false", {"client_options": {"tls": True}}, ["ssl", "client_options"]),
+        ("mongodb://h/?tls=false", {"client_options": {"ssl": True}}, ["tls", "client_options"]),
+        (
+            "mongodb://h/?readPreference=secondary",
+            {"client_options": {"read_preference": ReadPreference.NEAREST}},
+            ["readPreference", "client_options"],
+        ),
+        (
+            "mongodb://ada:pw@h",
+            {"client_options": {"username": "eve", "password": "pw"}},
+            ["address", "username"],
+        ),
+    ],
+)
+async def test_options_that_contradict_each_other_are_both_named(
+    uri: str, settings: dict[str, Any], names: list[str]
+) -> None:
+    """Also where PyMongo has two names for one of them."""
+    error = await opening(uri, **settings)
+    assert type(error) is ConfigurationError
+    assert all(name in str(error) for name in names)
+    assert "eve" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("uri", "options"),
+    [
+        ("mongodb://h/?compressors=zlib", {"compressors": ["zlib"]}),
+        ("mongodb://h/?ssl=false", {"tls": False}),
+        (
+            "mongodb://h/?readPreference=secondary",
+            {"read_preference": ReadPreference.SECONDARY},
+        ),
+    ],
+)
+async def test_what_is_said_twice_alike_is_no_conflict(uri: str, options: dict[str, Any]) -> None:
+    """However it is written."""
+    driver = await open_driver(MongoDBConfig(uri, client_options=options), uri)
+    await driver.close()
+
+
+@pytest.mark.parametrize("name", ["pymongo", "motor"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "readPreference=secondaryPreferred&readPreferenceTags=dc:a,rack:1&readPreferenceTags=",
+        "readPreference=nearest&readPreferenceTags=dc:a",
+        "authMechanismProperties=AWS_SESSION_TOKEN:Zq%2B7%40%3A%2F",
+        "authMechanismProperties=SERVICE_NAME:other,CANONICALIZE_HOST_NAME:true",
+    ],
+)
+async def test_options_of_several_parts_are_read_as_the_driver_reads_them(
+    options: str, name: Any
+) -> None:
+    """Commas and colons separate their parts: these reach the driver as they were written."""
+    uri = f"mongodb://h/?{options}"
+    driver = await open_driver(MongoDBConfig(uri, driver=name), uri)
+    await driver.close()
+
+
+@pytest.mark.parametrize(
     ("uri", "settings"),
     [
         ("mongodb://h/?w=0", {}),
+        ("mongodb://h/?datetime_conversion=auto", {}),
         ("mongodb://h", {"client_options": {"w": 0}}),
         ("mongodb://h/?waitQueueTimeoutMS=5", {}),
         ("mongodb://h/?timeoutMS=0", {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,3 +216,34 @@ def test_what_is_shown_of_an_argument(value: Any, as_word: str, otherwise: str) 
     """Numbers as they are, a short name where no user's text can be; of the rest the kind."""
     assert shown(value, word=True) == as_word
     assert shown(value) == otherwise
+
+
+@pytest.mark.parametrize(
+    ("options", "client_options"),
+    [
+        ("uuidRepresentation=Zq1x", {}),
+        ("datetime_conversion=Zq1x", {}),
+        ("authMechanismProperties=AWS_SESSION_TOKEN:a,Zq1x", {}),
+        ("", {"readPreferenceTags": "Zq1x"}),
+        ("", {"tls": ["Zq1x"]}),
+        ("", {"mongodb://user:Zq1x@host": 1}),
+    ],
+)
+async def test_a_bad_option_is_refused_without_its_value(
+    options: str, client_options: dict[str, Any]
+) -> None:
+    """The driver's error, which quotes the value, is not the context of ours either."""
+    config = MongoDBConfig(f"mongodb://host/?{options}", client_options=client_options)
+    with pytest.raises(ConfigurationError) as caught:
+        await open_driver(config, config.resolved_uri())
+    assert not any(map(shows_secret, everything_shown(caught.value)))
+
+
+def test_a_file_of_settings_that_is_not_json_is_not_shown(tmp_path: Path) -> None:
+    """It usually holds an address with a password."""
+    file = tmp_path / "settings.json"
+    for text in (b'{"uri": "mongodb://user:Zq1x@host", x', b'{"uri": "mongodb://user:Zq1x\xff@h"}'):
+        file.write_bytes(text)
+        with pytest.raises(ConfigurationError) as caught:
+            MongoDBConfig.from_file(file)
+        assert not any(map(shows_secret, everything_shown(caught.value)))

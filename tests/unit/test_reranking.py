@@ -41,8 +41,9 @@ async def test_the_best_come_first_and_equals_stay_in_order() -> None:
 @pytest.mark.parametrize("scores", [[1.0], [[1.0], [2.0]], [1.0, float("nan")], ["a", "b"], None])
 async def test_what_is_not_one_number_a_text_is_an_error(scores: Any) -> None:
     """Never an order made of nonsense."""
-    with pytest.raises(EmbeddingError, match="reranker"):
+    with pytest.raises(EmbeddingError, match="reranker") as caught:
         await best_order(Giving(scores), "q", ["a", "b"])
+    assert caught.value.__cause__ is caught.value.__context__ is None
 
 
 class FakeModel:

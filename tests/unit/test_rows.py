@@ -11,6 +11,7 @@ import pytest
 from bson import Binary, ObjectId, Regex
 from hypothesis import given
 from hypothesis import strategies as st
+from support.errors import everything_shown
 from support.ids import stable_repr
 
 from memorizz_async import UNSET, InvalidInputError
@@ -230,6 +231,14 @@ def test_what_is_no_id_is_refused(value: Any) -> None:
     """A dict would be a query operator."""
     with pytest.raises(InvalidInputError, match="An id "):
         stored_id(value)
+
+
+def test_an_id_that_cannot_be_sent_is_not_shown() -> None:
+    """Nor is the error of BSON, which quotes it, the context of ours."""
+    for value in ({"a text of Ada\ud800": 1}, {"a": "a text of Ada\ud800"}):
+        with pytest.raises(InvalidInputError) as caught:
+            stored_id(value)
+        assert not any("Ada" in said for said in everything_shown(caught.value))
 
 
 def test_a_row_leaves_the_api_as_plain_python() -> None:

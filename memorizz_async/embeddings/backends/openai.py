@@ -11,7 +11,7 @@ import random
 import re
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from memorizz_async.config import setting
 from memorizz_async.embeddings.backends.loop_thread import LoopThread
@@ -81,10 +81,9 @@ class OpenAIBackend(ProcessBound):
         check_prompts(query_prompt, document_prompt)
         self.model_name = model_name
         self.workers = workers
-        self._base_url = (
-            base_url or setting("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        ).rstrip("/")
-        self._host = _host_of(self._base_url)
+        address = base_url or setting("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        self._host = _host_of(address)
+        self._base_url, self._auth = _without_credentials(address.rstrip("/"))
         self._api_key = api_key or setting("OPENAI_API_KEY")
         if self._api_key and not re.fullmatch(r"[!-~]+", self._api_key):
             raise ConfigurationError(
@@ -186,7 +185,16 @@ class OpenAIBackend(ProcessBound):
         import httpx  # noqa: PLC0415 - an extra; `open` has said so where it is missing
 
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        return httpx.AsyncClient(headers=headers, timeout=self._timeout)
+        failure = ""
+        try:
+            return httpx.AsyncClient(headers=headers, auth=self._auth, timeout=self._timeout)
+        except (httpx.InvalidURL, ValueError, OSError) as error:  # it quotes a proxy's address
+            failure = type(error).__name__
+        raise ConfigurationError(
+            "The HTTP client of the embedding service cannot be made",
+            seen=failure,
+            fix="check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
+        )
 
     def _read(self, response: httpx.Response) -> list[Any]:
         if response.status_code == _TOO_LARGE:
@@ -203,12 +211,13 @@ class OpenAIBackend(ProcessBound):
         try:
             rows = sorted(response.json()["data"], key=lambda row: int(row["index"]))
             return [row["embedding"] for row in rows]
-        except (ValueError, KeyError, TypeError) as error:
-            raise EmbeddingError(
-                f"The embedding service at {self._host} answered something else than vectors",
-                seen=f"status {response.status_code}, {type(error).__name__} while reading it",
-                fix="check that base_url is that of an OpenAI-compatible API",
-            ) from error
+        except (ValueError, KeyError, TypeError) as error:  # it quotes the answer: no cause of ours
+            failure = type(error).__name__
+        raise EmbeddingError(
+            f"The embedding service at {self._host} answered something else than vectors",
+            seen=f"status {response.status_code}, {failure} while reading it",
+            fix="check that base_url is that of an OpenAI-compatible API",
+        )
 
 
 def _host_of(base_url: str) -> str:
@@ -223,13 +232,32 @@ def _host_of(base_url: str) -> str:
     except ValueError:  # its words quote what stands in place of a port
         parts, port = urlsplit(""), None
     host = parts.hostname or ""
-    readable = parts.scheme in ("http", "https") and "@" not in parts.path
+    readable = (
+        parts.scheme in ("http", "https")
+        and "@" not in parts.path
+        and not parts.query
+        and not parts.fragment
+    )
     if not readable or not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9a-f:.]+", host):
         raise ConfigurationError(
             "The address of the embedding service cannot be read",
-            fix="give base_url as http://host:port/v1 or https://…",
+            fix="give base_url as http://host:port/v1 or https://…, without ? and #",
         )
     return f"{host}:{port}" if port else host
+
+
+def _without_credentials(base_url: str) -> tuple[str, tuple[str, str] | None]:
+    """The address without its user and password, and those: httpx logs the address of each request.
+
+    base_url: one that `_host_of` takes.
+    """
+    parts = urlsplit(base_url)
+    userinfo, at, hosts = parts.netloc.rpartition("@")
+    if not at:
+        return base_url, None
+    user, _, password = userinfo.partition(":")
+    bare = urlunsplit(parts._replace(netloc=hosts))
+    return bare, (unquote(user), unquote(password))
 
 
 def _describe(response: httpx.Response) -> str:

@@ -175,10 +175,8 @@ def stored_id(row_id: Any, uuid_form: UuidForm = Binary.from_uuid) -> Any:
         check_depth("An id", row_id)
         if not _names_no_operator(row_id):
             raise _no_id(row_id)
-    try:
-        bson.encode({"_id": row_id})
-    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
-        raise _no_id(row_id) from None
+    if not _encodes(row_id):
+        raise _no_id(row_id)
     return row_id
 
 
@@ -188,6 +186,15 @@ def _names_no_operator(value: Any) -> bool:
         names_fit = all(isinstance(name, str) and not name.startswith("$") for name in value)
         return names_fit and all(_names_no_operator(each) for each in value.values())
     return not isinstance(value, list | tuple) or all(_names_no_operator(each) for each in value)
+
+
+def _encodes(value: Any) -> bool:
+    """Whether BSON takes it. The error of one that it does not take quotes it, and ends here."""
+    try:
+        bson.encode({"_id": value})
+    except (BSONError, ValueError, TypeError, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def _no_id(row_id: Any) -> InvalidInputError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.errors import everything_shown
 from unit.embeddings.embedding_fakes import until, vector_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider
@@ -276,6 +279,61 @@ def test_an_address_that_cannot_be_read_is_refused_without_being_shown() -> None
     with pytest.raises(ConfigurationError) as caught:
         OpenAIBackend("m", base_url="user:secret@host")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("base_url", ["http://h/v1?key=secret", "http://h/v1#secret"])
+def test_an_address_that_no_path_can_follow_is_refused(base_url: str) -> None:
+    """`/embeddings` would become a part of the query."""
+    with pytest.raises(ConfigurationError) as caught:
+        OpenAIBackend("m", base_url=base_url)
+    assert "secret" not in str(caught.value)
+
+
+async def test_the_credentials_of_the_address_are_sent_and_not_logged(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client logs the address of every request."""
+    url = service.url.replace("http://", "http://ada:s%40cret@")
+    backend = OpenAIBackend("text-embed", base_url=url, api_key=KEY, dimensions=4)
+    with caplog.at_level(logging.DEBUG):
+        async with AsyncEmbeddingProvider(backend=backend) as provider:
+            await provider.encode_query_async("a")
+    [headers] = service.headers
+    basic = {name.lower(): value for name, value in headers.items()}["authorization"]
+    assert base64.b64decode(basic.removeprefix("Basic ")) == b"ada:s@cret"
+    assert "HTTP Request" in caplog.text
+    assert "cret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"data": [{"index": "a text of Ada", "embedding": [1.0]}]},
+        {"data": [{"index": 0, "embedding": ["a text of Ada"]}]},
+        b"a text of Ada",
+    ],
+)
+async def test_an_answer_that_repeats_a_text_is_not_shown(service: Service, answer: Any) -> None:
+    """Nor is the error of reading it the cause of ours."""
+    service.script = [(200, {}, answer)]
+    async with provider_of(service, dimensions=4) as provider:
+        with pytest.raises(EmbeddingError) as caught:
+            await provider.encode_query_async("a")
+    shown = everything_shown(caught.value)
+    assert not any("Ada" in said for said in shown)
+
+
+async def test_an_environment_that_no_client_can_be_made_from_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without the address of the proxy, which may hold a password."""
+    monkeypatch.setenv("HTTP_PROXY", "http://ada:Zq1x@h:Zq1x")
+    backend = OpenAIBackend("m", base_url="http://h.invalid/v1")
+    provider = AsyncEmbeddingProvider(backend=backend)
+    with pytest.raises(ConfigurationError, match="HTTP_PROXY") as caught:
+        await provider.encode_query_async("a")
+    await provider.close_async()
+    assert not any("Zq1x" in said for said in everything_shown(caught.value))
 
 
 async def test_without_httpx_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

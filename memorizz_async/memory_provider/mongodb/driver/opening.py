@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote_plus
 
 import pymongo
 from pymongo import errors as driver_errors
@@ -102,25 +101,21 @@ def _check_options(config: MongoDBConfig) -> None:
     The driver warns of a wrong option in an address and goes on without it.
     """
     address = parse_address(config.resolved_uri())
-    for name, value in address.options:
-        try:
-            # Not all options at once: the first that is wrong is named.
-            split_options(f"{name}={quote_plus(value)}", validate=True, warn=False)
-        except (driver_errors.PyMongoError, ValueError, TypeError, OSError):
+    for name, text in address.written_options:
+        # Not all options at once: the first that is wrong is named.
+        if not _takes(split_options, f"{name}={text}", validate=True, warn=False):
             raise InvalidURIError(
                 f"The address of the database has an option that cannot be read: "
                 f"{option_name(name)}",
                 fix="correct its name or its value, or leave it out",
-            ) from None
+            )
     for name, value in config.client_options.items():
-        try:
-            validate(name, value)
-        except (driver_errors.PyMongoError, ValueError, TypeError, OSError):
+        if not _takes(validate, name, value):
             raise ConfigurationError(
                 "client_options has an option that the driver does not take",
                 seen=shown(name, word=True),
                 fix="correct its name or its value: options are named as by PyMongo",
-            ) from None
+            )
     if config.driver_option("waitQueueTimeoutMS") is not None:
         raise ConfigurationError(
             "waitQueueTimeoutMS has no effect: timeout_ms bounds the wait for a connection, too",
@@ -132,6 +127,17 @@ def _check_options(config: MongoDBConfig) -> None:
             seen="w=0",
             fix="leave w out, or use w=1 or w=majority",
         )
+
+
+def _takes(check: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    """Whether a check of the driver's passes. Its error quotes the value, which may be a secret: it
+    ends here, so that it is not the context of ours.
+    """
+    try:
+        check(*args, **kwargs)
+    except (driver_errors.PyMongoError, ValueError, TypeError, KeyError, OSError):
+        return False
+    return True
 
 
 def blocking_command(
