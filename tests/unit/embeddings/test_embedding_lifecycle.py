@@ -226,7 +226,7 @@ def test_constructing_imports_no_torch_and_ends_quietly() -> None:
         import asyncio, sys
         from memorizz_async.embeddings import AsyncEmbeddingProvider, as_embedder
         AsyncEmbeddingProvider()
-        assert not {"torch", "sentence_transformers", "httpx"} & set(sys.modules)
+        assert not {"torch", "sentence_transformers", "openai", "httpx2"} & set(sys.modules)
         provider = as_embedder(lambda texts: [[1.0, 2.0] for _ in texts])
         assert asyncio.run(provider.encode_query_async("x")).tolist() == [1.0, 2.0]
     """)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
+from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 import pytest
+from support.errors import everything_shown
 from unit.embeddings.embedding_fakes import until, vector_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider
-from memorizz_async.embeddings.backends import openai
 from memorizz_async.embeddings.backends.openai import OpenAIBackend
 from memorizz_async.errors import (
     ClosedError,
@@ -25,7 +28,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
 )
 
-pytest.importorskip("httpx", reason="the extra [openai] is not installed")
+openai: Any = pytest.importorskip("openai", reason="the extra [openai] is not installed")
 
 KEY = "sk-very-secret"
 
@@ -37,7 +40,7 @@ class Service:
         self.script: list[Any] = []
         self.refused = ""
         self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
+        self.headers: list[Message] = []
         self.at_once = 0
         self.most_at_once = 0
         self.lock = threading.Lock()
@@ -66,7 +69,7 @@ class Service:
         body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
         with self.lock:
             self.requests.append(body)
-            self.headers.append(dict(handler.headers))
+            self.headers.append(handler.headers)
             step = self.script.pop(0) if self.script else None
             if self.refused in body["input"]:
                 step = (400, {}, {})
@@ -105,7 +108,8 @@ class Service:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(openai, "_FIRST_WAIT", 0.001)
+    # Only to save time: the client waits half a second before its first retry.
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
     service = Service()
     thread = threading.Thread(target=service.server.serve_forever, args=(0.01,))
     thread.start()
@@ -191,6 +195,63 @@ async def test_a_wrong_key_is_said_without_the_key(service: Service) -> None:
         assert len(service.requests) == 1
 
 
+@pytest.mark.parametrize("trouble", [400, 401, 413, 429, 500, 307, "drop", "hang", b"<", b"[]"])
+async def test_no_error_and_no_log_shows_a_text_or_a_secret(
+    service: Service, trouble: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in the chain of causes nor in the client's own log records, at any level."""
+    text, password = "her PIN is 4711", "pass-word"
+    repeated = {"error": {"message": f"{KEY} {text}", "code": f"{KEY} {text}", "param": text}}
+    if isinstance(trouble, int):
+        trouble = (trouble, {"Location": f"{service.url}/x"}, repeated)
+    elif isinstance(trouble, bytes):
+        trouble = (200, {}, trouble + f"{KEY} {text}".encode())
+    service.script = [trouble] * 8
+    caplog.set_level(logging.DEBUG)
+    address = service.url.replace("http://", f"http://user:{password}@")
+    backend = OpenAIBackend(
+        "m", base_url=address, api_key=KEY, dimensions=4, timeout=0.2, max_retries=1
+    )
+    async with AsyncEmbeddingProvider(backend=backend) as provider:
+        with pytest.raises(EmbeddingError) as caught:
+            await provider.encode_query_async(text)
+    assert service.requests
+    shown = [*everything_shown(caught.value), *(r.getMessage() for r in caplog.records)]
+    assert not [words for words in shown for secret in (KEY, text, password) if secret in words]
+
+
+async def test_credentials_in_the_address_are_sent_as_basic_authentication(
+    service: Service,
+) -> None:
+    """They win over the key, as the address is the more specific of the two."""
+    address = service.url.replace("http://", "http://user:p%40ss@")
+    backend = OpenAIBackend("m", base_url=address, api_key=KEY, dimensions=4)
+    async with AsyncEmbeddingProvider(backend=backend) as provider:
+        await provider.encode_query_async("a")
+    expected = "Basic " + base64.b64encode(b"user:p@ss").decode()
+    assert service.headers[0]["Authorization"] == expected
+
+
+async def test_without_a_key_no_key_is_sent(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most local services need none."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    backend = OpenAIBackend("m", base_url=service.url, dimensions=4)
+    async with AsyncEmbeddingProvider(backend=backend) as provider:
+        await provider.encode_query_async("a")
+    assert "Authorization" not in service.headers[0]
+
+
+async def test_a_redirect_is_not_followed(service: Service) -> None:
+    """Texts go to the configured host only."""
+    service.script = [(307, {"Location": f"{service.url}/elsewhere"}, {})]
+    async with provider_of(service, dimensions=4) as provider:
+        with pytest.raises(EmbeddingError, match="status 307"):
+            await provider.encode_query_async("a")
+        assert len(service.requests) == 1
+
+
 async def test_a_request_that_is_too_large_is_halved(service: Service) -> None:
     """413 is to HTTP what out of memory is to a GPU."""
     service.script = [(413, {}, {})]
@@ -211,8 +272,17 @@ async def test_a_bad_text_fails_alone(service: Service) -> None:
         assert [isinstance(result, EmbeddingError) for result in results] == [False, True, False]
 
 
-@pytest.mark.parametrize("answer", [b"<html>", {"data": 3}, {"data": [{}]}, {"data": []}])
-async def test_an_answer_without_vectors_is_an_error(service: Service, answer: Any) -> None:
+ROW = {"index": 0, "embedding": [1.0] * 4}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", [], {"data": 3}, {"data": [{}]}, {"data": []}, {"data": [ROW, ROW]},
+     {"data": [{**ROW, "index": 1}]}],
+)  # fmt: skip
+async def test_an_answer_without_one_vector_for_each_text_is_an_error(
+    service: Service, answer: Any
+) -> None:
     """Never an empty result."""
     service.script = [(200, {}, answer)]
     async with provider_of(service, dimensions=4) as provider:
@@ -278,9 +348,11 @@ def test_an_address_that_cannot_be_read_is_refused_without_being_shown() -> None
     assert "secret" not in str(caught.value)
 
 
-async def test_without_httpx_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_client_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """At the first use."""
-    monkeypatch.setitem(__import__("sys").modules, "httpx", None)
+    monkeypatch.setitem(__import__("sys").modules, "openai", None)
     provider = AsyncEmbeddingProvider(backend=OpenAIBackend("m", base_url="http://localhost:1"))
     with pytest.raises(MissingDependencyError, match=r"pip install .*\.\[openai\]"):
         await provider.load_async()
