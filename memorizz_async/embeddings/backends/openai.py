@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from memorizz_async.config import setting
-from memorizz_async.embeddings.prompts import check_prompts, choose_prompts
+from memorizz_async.embeddings.backends.prompts import check_prompts, choose_prompts
 from memorizz_async.embeddings.protocol import (
     Batch,
     BatchTooLargeError,
@@ -69,11 +69,10 @@ class OpenAIBackend(ProcessBound):
     Raises:
         ConfigurationError: An argument is invalid.
 
-    Example:
-        ```python
+    Example::
+
         backend = OpenAIBackend("bge-m3", base_url="http://localhost:8080/v1")
         provider = AsyncEmbeddingProvider(backend=backend)
-        ```
     """
 
     name = "openai"

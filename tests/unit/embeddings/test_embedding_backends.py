@@ -13,7 +13,7 @@ import pytest
 from unit.embeddings.embedding_fakes import PATIENCE, FakeBackend, until, vector_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider, Embedder, as_embedder
-from memorizz_async.embeddings.backends.function import FunctionBackend
+from memorizz_async.embeddings.backends.function import FunctionBackend, ManagerBackend
 from memorizz_async.errors import (
     ClosedError,
     ConfigurationError,
@@ -170,8 +170,6 @@ async def test_a_manager_is_asked_once_for_each_text() -> None:
 
 
 def as_backend(manager: Manager) -> Any:
-    from memorizz_async.embeddings.backends.manager import ManagerBackend
-
     return ManagerBackend(manager)
 
 

@@ -68,6 +68,7 @@ def test_the_public_names_are_these() -> None:
     assert embeddings.__all__ == [
         "AsyncEmbeddingProvider",
         "Backend",
+        "CacheBackend",
         "Embedder",
         "EmbeddingStats",
         "ManagedEmbedder",

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memorizz_async.embeddings.backends.prompts import choose_prompts, known_prompts
+from memorizz_async.embeddings.batching import Item, WorkQueue, estimate_tokens, padded_tokens
 from memorizz_async.embeddings.cache import ENTRY_OVERHEAD, VectorCache, text_key
-from memorizz_async.embeddings.prompts import choose_prompts, known_prompts
 from memorizz_async.embeddings.protocol import Prompts
-from memorizz_async.embeddings.vectors import as_matrix, bad_rows, shortened
-from memorizz_async.embeddings.work_queue import Item, WorkQueue, estimate_tokens, padded_tokens
+from memorizz_async.embeddings.validation import as_matrix, invalid_rows, truncate
 from memorizz_async.errors import EmbeddingError
 
 
@@ -162,16 +162,16 @@ def test_rows_that_cannot_be_compared_are_found() -> None:
     rows = np.array(
         [[1, 0], [np.nan, 1], [np.inf, 1], [0, 0], [1e-20, 0], [3e38, 3e38]], dtype=np.float32
     )
-    assert bad_rows(rows).tolist() == [False, True, True, True, False, False]
+    assert invalid_rows(rows).tolist() == [False, True, True, True, False, False]
 
 
 def test_vectors_are_cut_and_brought_to_length_one() -> None:
     """Only where it is asked for, or where they had that length before the cut."""
     rows = np.array([[3, 4, 12], [1, 0, 0]], dtype=np.float32)
-    assert shortened(rows, None, normalize=False) is rows
-    assert shortened(rows, 2, normalize=False).tolist() == [[3, 4], [1, 0]]
-    assert shortened(rows, 2, normalize=True).tolist() == pytest.approx(
+    assert truncate(rows, None, normalize=False) is rows
+    assert truncate(rows, 2, normalize=False).tolist() == [[3, 4], [1, 0]]
+    assert truncate(rows, 2, normalize=True).tolist() == pytest.approx(
         np.array([[0.6, 0.8], [1, 0]])
     )
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    assert np.linalg.norm(shortened(unit, 2, normalize=False), axis=1) == pytest.approx([1, 1])
+    assert np.linalg.norm(truncate(unit, 2, normalize=False), axis=1) == pytest.approx([1, 1])

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memorizz_async.embeddings import AsyncEmbeddingProvider, SecondTier
-from memorizz_async.embeddings import tier as tiers
+from memorizz_async.embeddings import AsyncEmbeddingProvider, CacheBackend
+from memorizz_async.embeddings import cache as cache_module
 from memorizz_async.embeddings.backends.function import FunctionBackend
-from memorizz_async.embeddings.work_queue import WINDOW, Item, WorkQueue
+from memorizz_async.embeddings.batching import WINDOW, Item, WorkQueue
 from memorizz_async.errors import ConfigurationError
 
 from .embedding_fakes import FakeBackend, vector_of
@@ -51,7 +51,7 @@ def provider_on(shelf: Shelf, **settings: Any) -> tuple[AsyncEmbeddingProvider, 
 async def test_what_the_cache_has_not_is_looked_for_and_what_nobody_has_is_kept() -> None:
     """Each text once, also where a call names it twice; vectors in the texts' order."""
     shelf = Shelf()
-    assert isinstance(shelf, SecondTier)
+    assert isinstance(shelf, CacheBackend)
     first, backend = provider_on(shelf)
     async with first:
         await first.encode_documents_async(["a", "b", "a"])
@@ -83,7 +83,7 @@ async def test_a_tier_that_is_away_is_left_alone_for_a_while(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One call waits for it, for a moment; texts are computed, and those after it do not ask."""
-    monkeypatch.setattr(tiers, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(cache_module, "_TIER_TIMEOUT_S", 0.05)
     shelf = Shelf()
     setattr(shelf, fault, True)
     provider, backend = provider_on(shelf)

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from memorizz_async.embeddings.backends import weights
-from memorizz_async.embeddings.backends.devices import available_devices, choose_device
+from memorizz_async.embeddings.backends.sentence_transformer import (
+    available_devices,
+    choose_device,
+)
 from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL, canonical_name, find_weights
 from memorizz_async.errors import DeviceUnavailableError, ModelLoadError
 
