@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: every waiter is answered exactly once, nothing is left."""
+"""In any order of events, every waiter is answered exactly once and nothing leaks."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(index=st.integers(0, 100))
     def retry(self, index: int) -> None:
-        """What nobody wants any more is dropped; the rest goes on."""
+        """Texts that no call waits for are dropped; the others continue."""
         place = index % len(self.running)
         kept = [item for item in self.running[place] if self.ledger.still_wanted(item)]
         self.running[place : place + 1] = [kept] if kept else []

@@ -126,7 +126,7 @@ def provider_of(service: Service, **options: Any) -> AsyncEmbeddingProvider:
 
 
 async def test_many_texts_are_one_request(service: Service) -> None:
-    """In order, whatever order the service answers in; the key travels as a bearer token."""
+    """In the order of the texts, for any order of the answer; the key is a bearer token."""
     async with provider_of(service) as provider:
         assert provider.get_dimensions() == 4
         matrix = await provider.encode_documents_async(list("abc"))
@@ -139,8 +139,8 @@ async def test_many_texts_are_one_request(service: Service) -> None:
 @pytest.mark.parametrize(
     "trouble", [(503, {}, b"busy"), (429, {"Retry-After": "0"}, {}), (500, {}, {}), "drop"]
 )
-async def test_passing_trouble_is_tried_again(service: Service, trouble: Any) -> None:
-    """The caller does not hear of it; stats() do."""
+async def test_transient_failures_are_retried(service: Service, trouble: Any) -> None:
+    """The caller gets its vector; stats() counts the retries."""
     service.script = [trouble, trouble]
     async with provider_of(service, dimensions=4) as provider:
         np.testing.assert_allclose(
@@ -165,15 +165,15 @@ async def test_retry_after_is_honoured(service: Service, value: str) -> None:
         assert loop.time() - started >= at_least
 
 
-async def test_more_patience_than_a_minute_is_an_error_now(service: Service) -> None:
-    """Nobody waits an hour for a chat turn."""
+async def test_a_retry_after_of_an_hour_is_an_error_at_once(service: Service) -> None:
+    """A chat turn does not wait that long."""
     service.script = [(429, {"Retry-After": "3600"}, {"error": {"code": "rate_limit"}})]
     async with provider_of(service, dimensions=4) as provider:
         with pytest.raises(EmbeddingError, match=r"status 429 \(rate_limit\), after 1 tries"):
             await provider.encode_query_async("a")
 
 
-async def test_a_service_that_stays_down_is_asked_a_bounded_number_of_times(
+async def test_an_unavailable_service_gets_a_bounded_number_of_requests(
     service: Service,
 ) -> None:
     """And not text by text after that."""
@@ -184,10 +184,10 @@ async def test_a_service_that_stays_down_is_asked_a_bounded_number_of_times(
         assert len(service.requests) == 3
 
 
-async def test_a_wrong_key_is_said_without_the_key(service: Service) -> None:
-    """One request, no retry; the service's words, which repeat the key, are left out."""
-    said = {"error": {"message": f"Incorrect API key {KEY}", "code": "invalid_api_key"}}
-    service.script = [(401, {}, said)]
+async def test_a_refused_key_is_reported_without_the_key(service: Service) -> None:
+    """One request, no retry; the service's message, which repeats the key, is left out."""
+    answer = {"error": {"message": f"Incorrect API key {KEY}", "code": "invalid_api_key"}}
+    service.script = [(401, {}, answer)]
     async with provider_of(service, dimensions=4) as provider:
         with pytest.raises(EmbeddingError, match=r"status 401 \(invalid_api_key\)") as caught:
             await provider.encode_documents_async(["a", "b"])
@@ -261,7 +261,7 @@ async def test_a_request_that_is_too_large_is_halved(service: Service) -> None:
         assert [len(r["input"]) for r in service.requests] == [4, 2, 2]
 
 
-async def test_a_bad_text_fails_alone(service: Service) -> None:
+async def test_a_refused_text_fails_alone(service: Service) -> None:
     """400 may be one text's fault."""
     service.refused = "bad"
     async with provider_of(service, dimensions=4) as provider:
@@ -305,7 +305,7 @@ async def test_requests_run_at_the_same_time(service: Service) -> None:
             await task
 
 
-async def test_closing_ends_a_request_that_hangs_at_once(service: Service) -> None:
+async def test_closing_ends_a_hanging_request_at_once(service: Service) -> None:
     """No thread waits for the service's answer."""
     service.script = ["hang"]
     provider = provider_of(service, dimensions=4)
@@ -318,7 +318,7 @@ async def test_closing_ends_a_request_that_hangs_at_once(service: Service) -> No
     assert provider.stats().workers == 0
 
 
-async def test_a_timeout_is_tried_again_and_then_an_error(service: Service) -> None:
+async def test_a_timeout_is_retried_and_then_an_error(service: Service) -> None:
     """The kind of failure is named."""
     service.script = ["hang", "hang"]
     async with provider_of(service, dimensions=4, timeout=0.05, max_retries=1) as provider:
@@ -326,8 +326,8 @@ async def test_a_timeout_is_tried_again_and_then_an_error(service: Service) -> N
             await provider.encode_query_async("a")
 
 
-async def test_dimensions_are_asked_of_the_service(service: Service) -> None:
-    """And taken on trust only until the first answer."""
+async def test_dimensions_are_requested_from_the_service(service: Service) -> None:
+    """The first answer confirms them."""
     async with provider_of(service, dimensions=2) as provider:
         assert (await provider.encode_query_async("a")).shape == (2,)
         assert service.requests[0]["dimensions"] == 2
@@ -341,7 +341,7 @@ def test_a_service_is_used_from_two_loops(service: Service) -> None:
     provider.shutdown()
 
 
-def test_an_address_that_cannot_be_read_is_refused_without_being_shown() -> None:
+def test_an_unreadable_address_is_an_error_that_does_not_show_it() -> None:
     """It may hold a password."""
     with pytest.raises(ConfigurationError) as caught:
         OpenAIBackend("m", base_url="user:secret@host")
