@@ -1,5 +1,6 @@
 """How the documentation is built: `nox -s docs`."""
 
+import inspect
 import re
 from importlib.metadata import version as version_of
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 project = "memorizz-async"
 author = "The memorizz-async developers"
 release = version_of("memorizz-async")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 html_theme = "furo"
 html_title = f"memorizz-async {release}"
 exclude_patterns = ["_build"]
@@ -16,12 +17,15 @@ default_role = "code"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 
+_GOOGLE = re.compile(r"^(Args|Attributes|Example:|Raises|Returns):$", re.MULTILINE)
 _ARGUMENT = re.compile(r"^([a-z_]\w*(?:, [a-z_]\w*)*): ")
 
 
 def as_rst(*event: Any) -> None:
     """Our docstrings are plain text: `name: what it is` becomes a list, what is indented, code."""
     lines: list[str] = event[-1]
+    if _GOOGLE.search(inspect.getdoc(event[3]) or ""):
+        return  # napoleon has converted it
     rst: list[str] = []
     for paragraph in "\n".join(lines).split("\n\n"):
         body = paragraph.strip("\n").split("\n")

@@ -16,23 +16,27 @@ from memorizz_async.embeddings.backends.sentence_transformer import (
     SentenceTransformerBackend,
 )
 from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL
-from memorizz_async.embeddings.cache import VectorCache
-from memorizz_async.embeddings.engine import Engine
-from memorizz_async.embeddings.managed import Managed
-from memorizz_async.embeddings.protocol import HasTokenizer, is_backend
-from memorizz_async.embeddings.tier import (
-    PatientTier,
-    SecondTier,
-    check_lasting_name,
-    is_second_tier,
+from memorizz_async.embeddings.batching import WorkQueue
+from memorizz_async.embeddings.cache import (
+    CacheBackend,
+    ResilientCacheTier,
+    VectorCache,
+    check_persistent_name,
+    is_cache_backend,
 )
-from memorizz_async.embeddings.vectors import checked_text, checked_texts
-from memorizz_async.embeddings.work_queue import WorkQueue
+from memorizz_async.embeddings.engine import Engine
+from memorizz_async.embeddings.protocol import HasTokenizer, Managed, is_backend
+from memorizz_async.embeddings.validation import validate_text, validate_texts
 from memorizz_async.errors import ConfigurationError, InvalidInputError, LifecycleError
 from memorizz_async.fork import ProcessBound
 from memorizz_async.redaction import shown
-from memorizz_async.validation import checked_choice, checked_count, checked_flag, checked_seconds
-from memorizz_async.validation import checked_text as checked_name
+from memorizz_async.validation import (
+    checked_choice,
+    checked_count,
+    checked_flag,
+    checked_seconds,
+    checked_text,
+)
 
 if TYPE_CHECKING:
     from memorizz_async.embeddings.protocol import Backend, Kind, Matrix, TokenCount, Vector
@@ -45,43 +49,54 @@ _ERROR = ConfigurationError
 class AsyncEmbeddingProvider(ProcessBound, Managed):
     """Turns texts into vectors without blocking the event loop.
 
-    One provider can be used from any number of event loops and threads at the same time: texts that
-    come while the model is busy form the next batch, the same text is computed once, and what was
-    computed lately is remembered. Constructing one does no I/O and imports no torch; the model is
-    loaded at the first use, by `load_async()`, or on `async with`.
+    One provider serves any number of event loops and threads at the same time. Texts that arrive
+    while the model is busy form the next batch, the same text is computed once, and recent vectors
+    are cached. The constructor does no I/O and imports no torch: the model is loaded at the first
+    use, by `load_async()`, or by `async with`.
+
+    Calls raise InvalidQueryError for an empty text, MissingDependencyError without the extra
+    `[gpu]`, ModelLoadError, DeviceUnavailableError, EmbeddingError if the model fails or returns
+    invalid vectors, OverloadedError, and ClosedError after `shutdown()`.
+
+    Args:
+        model_name: A sentence-transformers model, or a folder with one. Default: `EMB_MODEL` from
+            the environment or `.env`, else `sentence-transformers/all-MiniLM-L6-v2`.
+        device: `cuda`, `cuda:1`, `mps` or `cpu`. Default: `EMB_DEVICE`, else the best available.
+        max_workers: Concurrent batches, if the backend allows more than one (HTTP, functions). A
+            local model always computes one batch at a time with all cores: it is not thread-safe,
+            and would not be faster.
+        backend: Computes the vectors in place of a local model, see `Backend`. The arguments of a
+            local model (`model_name`, `device`, `runtime`, `dtype`, `revision`, prompts) must then
+            be left out.
+        runtime: `torch`, or sentence-transformers' `onnx` or `openvino`.
+        dtype: Type of the weights: `float32`, or on a GPU `float16` or `bfloat16`. Vectors are
+            always float32.
+        revision: Revision of the model on the hub.
+        trust_remote_code: Whether a model from the hub may run its own code on this machine.
+        query_prompt: Prefix of each query. Default: the model's own (E5, BGE and Nomic models have
+            one; MiniLM has none). `""` means none.
+        document_prompt: Prefix of each document, likewise.
+        dimensions: Numbers to keep of each vector, for models trained for it (Matryoshka).
+        normalize: Whether every vector is scaled to length 1. Most models for retrieval do so
+            themselves.
+        max_batch_size: Texts of one batch. Default: what fits the device.
+        max_batch_tokens: Tokens of one batch, estimated, padding included. Default: what fits the
+            device.
+        max_queue: Texts that may wait. Further calls wait for room, or raise OverloadedError.
+        cache_entries: Vectors to cache; 0 turns the cache off.
+        cache_bytes: Size of the cache in bytes.
+        cache_ttl: Seconds until a cached vector expires. Default: never.
+        second_tier: Stores vectors beyond this process, behind the cache. Its failures are counted
+            in `stats()` and never fail a call.
+        idle_seconds: Seconds after which an idle thread ends; a new one starts when needed.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+
+    Example::
 
         async with AsyncEmbeddingProvider() as provider:
             vector = await provider.encode_async("What is machine learning?")
-
-    model_name: a sentence-transformers model or a folder with one; left out, `EMB_MODEL` from the
-        environment or `.env`, else `sentence-transformers/all-MiniLM-L6-v2`.
-    device: `cuda`, `cuda:1`, `mps` or `cpu`; left out, `EMB_DEVICE`, else the best that is there.
-    max_workers: how many batches may be computed at the same time, where the backend allows more
-        than one (HTTP, callables). A local model always computes one batch at a time, with all
-        cores: it is not safe to call from two threads, and it would not be faster.
-    backend: what computes, instead of a local model: see `memorizz_async.embeddings.backends`.
-        `model_name` and the other arguments of a local model are then left out.
-    runtime: `torch`, or sentence-transformers' `onnx` or `openvino`.
-    dtype: of the weights: `float32`, or `float16` or `bfloat16` on a GPU. Vectors are float32.
-    revision: of the model on the hub.
-    trust_remote_code: let a model from the hub run code of its own on this machine.
-    query_prompt, document_prompt: put before each text; left out, the model's own (E5, BGE and
-        Nomic models have some; MiniLM has none). "" means none.
-    dimensions: keep only so many numbers of each vector, for models that were trained for it
-        (Matryoshka).
-    normalize: bring every vector to length 1. Most models for retrieval do so themselves.
-    max_batch_size, max_batch_tokens: of one batch; tokens are estimated and count the padding. Left
-        out, what suits the device.
-    max_queue: texts that may wait; more are refused with OverloadedError, or wait for room.
-    cache_entries, cache_bytes, cache_ttl: what the cache may hold, and for how many seconds; 0
-        entries turn it off.
-    second_tier: where vectors are looked for, and kept, behind that cache: see SecondTier. What
-        fails there is counted, and the text computed.
-    idle_seconds: a thread with nothing to do ends after so long; it is started again when needed.
-
-    Errors: InvalidQueryError for a text that is empty or no string, MissingDependencyError without
-    the extra `[gpu]`, ModelLoadError, DeviceUnavailableError, EmbeddingError where the model fails
-    or returns what cannot be used, OverloadedError, and ClosedError after `shutdown()`.
     """
 
     def __init__(
@@ -105,7 +120,7 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
         cache_entries: int = 10_000,
         cache_bytes: int = 64 * _MIB,
         cache_ttl: float | None = None,
-        second_tier: SecondTier | None = None,
+        second_tier: CacheBackend | None = None,
         idle_seconds: float = 60.0,
     ) -> None:
         for name, count in {
@@ -125,17 +140,17 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
         checked_flag("The setting 'normalize'", normalize, error=ConfigurationError)
         if backend is not None and not is_backend(backend):
             raise ConfigurationError(
-                "backend must be a backend: an object with the methods of Backend",
+                "backend must have the methods of Backend",
                 seen=shown(backend),
-                fix="use as_embedder for a function, or for an object of another kind",
+                fix="use as_embedder for a function or any other object",
             )
-        if second_tier is not None and not is_second_tier(second_tier):
+        if second_tier is not None and not is_cache_backend(second_tier):
             raise ConfigurationError(
                 "second_tier must have the methods get_many and put_many", seen=shown(second_tier)
             )
         for name, text in {"model_name": model_name, "device": device}.items():
             if text is not None:
-                checked_name(name, text, error=ConfigurationError)
+                checked_text(name, text, error=ConfigurationError)
         local = (model_name, device, revision, query_prompt, document_prompt)
         if backend is None:
             backend = SentenceTransformerBackend(
@@ -152,11 +167,11 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
             raise ConfigurationError(
                 "Model, device, runtime, dtype, revision and prompts belong to a local model",
                 seen=f"given together with the backend {backend.name!r}",
-                fix="give them to the backend",
+                fix="pass them to the backend",
             )
         if second_tier is not None:
-            check_lasting_name(backend.model_name)
-        self._second_tier = None if second_tier is None else PatientTier(second_tier)
+            check_persistent_name(backend.model_name)
+        self._second_tier = None if second_tier is None else ResilientCacheTier(second_tier)
         self._backend = backend
         self._device = device
         self._dimensions = dimensions
@@ -187,42 +202,82 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
     async def encode_async(
         self, texts: str | Sequence[str], *, kind: Kind = "document", wait: bool = True
     ) -> list[float] | list[list[float]]:
-        """One vector for a string, a list of vectors for a list, as lists of floats.
+        """Embed one text or many, as lists of floats.
 
-        kind: which prompt is put before the texts, for models that tell them apart.
-        wait: where the queue is full, wait for room; False raises OverloadedError.
+        Args:
+            texts: A text, or a sequence of texts; none of them empty.
+            kind: Which of the model's prompts precedes the texts, if it has two.
+            wait: Whether to wait for room in a full queue; False raises OverloadedError.
+
+        Returns:
+            One vector of `dimensions` floats for a string; a list of vectors for a sequence, in
+            order.
+
+        Raises:
+            InvalidQueryError: A text is empty or not a string.
+            OverloadedError: The queue is full and `wait` is False.
+            EmbeddingError: The model could not be loaded or failed.
+            ClosedError: The provider was closed.
         """
         _check_call(kind=kind, wait=wait)
         if isinstance(texts, str):
-            [vector] = await self._embed([checked_text(texts)], kind, wait=wait)
+            [vector] = await self._embed([validate_text(texts)], kind, wait=wait)
             return cast("list[float]", vector.tolist())
-        vectors = await self._embed(checked_texts(texts), kind, wait=wait)
+        vectors = await self._embed(validate_texts(texts), kind, wait=wait)
         return [cast("list[float]", vector.tolist()) for vector in vectors]
 
     async def encode_query_async(
-        self, text: str, *, wait: bool = False, second_tier: PatientTier | None = None
+        self, text: str, *, wait: bool = False, second_tier: ResilientCacheTier | None = None
     ) -> Vector:
-        """The vector of a query, shape (dimensions,), float32, read-only.
+        """Embed one query. Queries precede documents in the queue.
 
-        Queries go before documents. wait: where the queue is full, wait for room; by default a
-        query is refused with OverloadedError, since its caller can do something better than wait.
-        second_tier: of this call, in place of the provider's own.
+        Args:
+            text: The query; not empty.
+            wait: Whether to wait for room in a full queue. By default a query raises
+                OverloadedError at once, since a chat turn should not wait for it.
+            second_tier: A second tier for this call, in place of the provider's own.
+
+        Returns:
+            Shape (dimensions,), float32, read-only.
+
+        Raises:
+            InvalidQueryError: The text is empty or not a string.
+            OverloadedError: The queue is full and `wait` is False.
+            EmbeddingError: The model could not be loaded or failed.
+            ClosedError: The provider was closed.
         """
         _check_call(wait=wait, second_tier=second_tier)
-        texts = [checked_text(text)]
+        texts = [validate_text(text)]
         [vector] = await self._embed(texts, "query", wait=wait, second_tier=second_tier)
         return vector
 
     async def encode_documents_async(
-        self, texts: Sequence[str], *, wait: bool = True, second_tier: PatientTier | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        wait: bool = True,
+        second_tier: ResilientCacheTier | None = None,
     ) -> Matrix:
-        """The vectors of texts to be stored, shape (len(texts), dimensions), float32.
+        """Embed texts to be stored.
 
-        If one text fails the call fails; the others stay in the cache. wait: where the queue is
-        full, wait for room; False raises OverloadedError. second_tier: as above.
+        If one text fails, the call fails; the vectors of the others stay in the cache.
+
+        Args:
+            texts: The texts; none of them empty.
+            wait: Whether to wait for room in a full queue; False raises OverloadedError.
+            second_tier: A second tier for this call, in place of the provider's own.
+
+        Returns:
+            Shape (len(texts), dimensions), float32, one row for each text, in order.
+
+        Raises:
+            InvalidQueryError: A text is empty or not a string; names its position.
+            OverloadedError: The queue is full and `wait` is False.
+            EmbeddingError: The model could not be loaded or failed.
+            ClosedError: The provider was closed.
         """
         _check_call(wait=wait, second_tier=second_tier)
-        wanted = checked_texts(texts)
+        wanted = validate_texts(texts)
         vectors = await self._embed(wanted, "document", wait=wait, second_tier=second_tier)
         if not vectors:
             return np.empty((0, self._engine.dimensions or 0), dtype=np.float32)
@@ -234,27 +289,33 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
         kind: Kind,
         *,
         wait: bool,
-        second_tier: PatientTier | None = None,
+        second_tier: ResilientCacheTier | None = None,
     ) -> list[Vector]:
         tier = second_tier or self._second_tier
         return await self._engine.embed(texts, kind, wait=wait, tier=tier)
 
     async def load_async(self) -> None:
-        """Load the model now, so that the first query need not wait for it. Twice is fine.
+        """Load the model now, so that the first query need not wait for it. Idempotent.
 
-        After it `get_dimensions()` answers: a backend that does not know its dimensions (HTTP, a
-        callable) embeds one word.
+        `get_dimensions()` works afterwards: if the backend does not know its dimensions (HTTP,
+        functions), one word is embedded.
+
+        Raises:
+            EmbeddingError: The model could not be loaded.
+            ClosedError: The provider was closed.
         """
         await self._engine.load()
         if self._engine.dimensions is None:
             await self._engine.embed(["dimensions"], "document", wait=True)
 
     async def token_counter_async(self) -> TokenCount | None:
-        """A function to count tokens with, by the model's own tokenizer; loads the model.
+        """Load the model and return a function that counts tokens with its tokenizer.
 
-        None where the backend has no tokenizer: HTTP, functions, managers. What frames a text
-        (`[CLS]` and its like) is not counted, so that counts can be added up. Safe from any thread,
-        also while the model computes.
+        Special tokens such as `[CLS]` are not counted, so that counts can be added. The function is
+        safe to call from any thread, also while the model computes.
+
+        Returns:
+            The function; None if the backend has no tokenizer (HTTP, functions, managers).
         """
         await self._engine.load()
         if not isinstance(self._backend, HasTokenizer):
@@ -262,26 +323,27 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
         return await asyncio.to_thread(self._backend.token_counter)
 
     def get_model_name(self) -> str:
-        """The name that rows carry as `embedding_model`."""
+        """Return the name that is stored with each vector as `embedding_model`."""
         return self._engine.info.model_name if self._engine.info else self._backend.model_name
 
     def get_device(self) -> str:
-        """Where the model runs; before it is loaded, what was asked for, or `auto`."""
+        """Return where the model runs; before it is loaded, the requested device or `auto`."""
         if self._engine.info is not None:
             return self._engine.info.device
         return self._device or setting("EMB_DEVICE") or "auto"
 
     def get_dimensions(self) -> int:
-        """The length of every vector.
+        """Return the length of every vector.
 
-        Raises LifecycleError before the first use, when only the model's files know it.
+        Raises:
+            LifecycleError: It is not known before the first use; call `load_async()`.
         """
         dimensions = self._engine.dimensions or self._dimensions
         if dimensions is None:
             raise LifecycleError(
                 "The dimensions of the embedding model are not known before its first use",
                 seen=self.get_model_name(),
-                fix="await load_async() first (a service says it with its first vector)",
+                fix="await load_async() first",
             )
         return dimensions
 
@@ -291,20 +353,29 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
         return self._engine.closed
 
     def stats(self) -> EmbeddingStats:
-        """Queue depth, batch sizes, waits, hit rate, device, … as numbers."""
+        """Return a snapshot of the counters: queue depth, batch sizes, waits, hit rate, ….
+
+        Safe from any thread; computes nothing.
+        """
         return self._engine.stats()
 
     def shutdown(self, timeout: float = 5.0) -> None:
-        """Close: those who wait get ClosedError at once, threads end after the batch they are in.
+        """Close the provider. Waiting calls get ClosedError at once. Idempotent, from any thread.
 
-        Safe from any thread and as often as you like. Waits up to `timeout` seconds for the
-        threads, except on an event loop, which it never blocks: there use `await close_async()`
-        where the threads must be gone.
+        Threads end after their current batch.
+
+        Args:
+            timeout: Seconds to wait for the threads. On an event loop it never blocks: use
+                `await close_async()` if the threads must have ended.
         """
         self._engine.shutdown(checked_seconds("timeout", timeout))
 
     async def close_async(self, timeout: float = 5.0) -> None:
-        """As `shutdown`, and wait up to `timeout` seconds for the threads without blocking."""
+        """Close the provider like `shutdown`, and await the end of its threads.
+
+        Args:
+            timeout: Seconds to wait for the threads, without blocking the loop.
+        """
         await self._engine.close(checked_seconds("timeout", timeout))
 
     def __repr__(self) -> str:
@@ -312,8 +383,8 @@ class AsyncEmbeddingProvider(ProcessBound, Managed):
 
 
 def _check_call(*, kind: Any = "document", wait: Any = True, second_tier: Any = None) -> None:
-    """Raise InvalidInputError for arguments of a call that are of a wrong kind."""
+    """Check the arguments of a call; raises InvalidInputError."""
     checked_choice("kind", kind, ("query", "document"))
     checked_flag("wait", wait)
-    if second_tier is not None and not isinstance(second_tier, PatientTier):
-        raise InvalidInputError("second_tier must be a PatientTier", seen=shown(second_tier))
+    if second_tier is not None and not isinstance(second_tier, ResilientCacheTier):
+        raise InvalidInputError("second_tier must be a ResilientCacheTier", seen=shown(second_tier))

@@ -1,8 +1,8 @@
 """Continuous batching for one model, shared by every event loop and thread of the process.
 
-Texts that come while the model is busy form the next batch; a text that comes while it is idle
-starts at once. There is no timer and no task: a few worker threads take from the queue, and those
-who wait are woken on their own loops. All state is under one lock, which is held for microseconds.
+Texts that arrive while the model is busy form the next batch; a text that arrives while it is idle
+starts at once. There is no timer and no task: a few worker threads take batches from the queue, and
+callers are woken on their own loops. One lock guards all state and is held for microseconds.
 """
 
 from __future__ import annotations
@@ -13,33 +13,51 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from memorizz_async.embeddings.cache import Key, VectorCache, text_key
-from memorizz_async.embeddings.calls import Call, wake, wake_futures
-from memorizz_async.embeddings.execution import Execution, Outcome, as_our_error
-from memorizz_async.embeddings.ledger import Ledger, decide
+from memorizz_async.embeddings.batching import (
+    Call,
+    Item,
+    WorkQueue,
+    conclude,
+    deliver,
+    padded_tokens,
+    resolve_futures,
+)
+from memorizz_async.embeddings.cache import Key, ResilientCacheTier, VectorCache, text_key
+from memorizz_async.embeddings.execution import (
+    BatchExecutor,
+    Outcome,
+    WorkerThreads,
+    as_our_error,
+)
+from memorizz_async.embeddings.ledger import Ledger
 from memorizz_async.embeddings.protocol import Backend, Kind, ModelInfo, Vector
 from memorizz_async.embeddings.stats import Counters, EmbeddingStats, snapshot
-from memorizz_async.embeddings.tier import PatientTier
-from memorizz_async.embeddings.work_queue import Item, WorkQueue, padded_tokens
-from memorizz_async.embeddings.workers import Workers
 from memorizz_async.errors import ClosedError, MemorizzAsyncError, OverloadedError
 from memorizz_async.fork import ProcessBound, reset_in_child
 
 logger = logging.getLogger("memorizz_async.embeddings")
 
-# So many texts are admitted under the lock in one go; the loop gets its turn between two.
 _ADMIT_AT_ONCE = 256
-# So many texts are counted between two batches: a query that comes meanwhile waits for a fraction
-# of a batch.
+"""Texts that are admitted under the lock at once; the event loop runs in between."""
 _COUNT_AT_ONCE = 256
+"""Texts whose tokens are counted between two batches: a query that arrives meanwhile waits for a
+fraction of a batch."""
 
 
 class Engine(ProcessBound):
-    """Admits texts, batches them, answers.
+    """Admits texts, batches them and answers the calls.
 
-    identity: whatever changes a vector besides prompt and text; part of every cache key.
-    max_queue: texts that may wait.
-    is_in_use: False once whoever made the engine is gone without having closed it.
+    Args:
+        backend: Computes the vectors.
+        identity: Whatever changes a vector besides prompt and text; part of every cache key.
+        queue: The waiting texts, with the limits of a batch.
+        cache: Keeps the vectors computed last.
+        max_workers: Maximum number of threads, and so of concurrent batches.
+        max_queue: Texts that may wait.
+        dimensions: Length to truncate vectors to; None keeps the model's.
+        normalize: Whether vectors are scaled to length 1.
+        idle_seconds: How long an idle thread lives.
+        is_in_use: Returns False once the owner of the engine is gone without closing it.
     """
 
     def __init__(
@@ -68,34 +86,34 @@ class Engine(ProcessBound):
         self._loading = False
         self._closed = False
         self._info: ModelInfo | None = None
-        self._execution = Execution(
+        self._executor = BatchExecutor(
             backend,
             dimensions=dimensions,
             normalize=normalize,
             loops=self._loops_of,
             still_wanted=self._still_wanted,
-            too_large=self._too_large,
-            tried_again=self._tried_again,
+            on_split=self._on_split,
+            on_retry=self._on_retry,
         )
         self._workers = self._new_workers()
         reset_in_child(self)
 
-    def _new_workers(self) -> Workers:
-        return Workers(
+    def _new_workers(self) -> WorkerThreads:
+        return WorkerThreads(
             self._lock,
             limit=self._max_workers,
             idle_seconds=self._idle_seconds,
             has_work=self._has_work,
             work=self._work,
-            at_end=self._close_backend,
-            at_exit=self.shutdown,
+            on_stopped=self._close_backend,
+            on_exit=self.shutdown,
             is_in_use=self._is_in_use,
         )
 
     def reset_after_fork(self) -> None:
-        """Begin with an empty queue and without threads; the parent computes what it was asked.
+        """Start with an empty queue and no threads: the parent process answers its own calls.
 
-        The cache is emptied, too: another thread may have been changing it.
+        The cache is emptied too, as another thread may have been changing it.
         """
         self._lock = threading.Lock()
         self._load_calls, self._loading = [], False
@@ -105,22 +123,28 @@ class Engine(ProcessBound):
 
     @property
     def info(self) -> ModelInfo | None:
-        """What is known of the model; None before it is loaded."""
+        """The loaded model; None before it is loaded."""
         return self._info
 
     @property
     def closed(self) -> bool:
+        """Whether the engine was closed."""
         return self._closed
 
     @property
     def dimensions(self) -> int | None:
-        """Of the vectors that leave here; None before it is known."""
-        return self._execution.dimensions
+        """Length of the vectors that callers get; None before it is known."""
+        return self._executor.dimensions
 
     # --- on event loops ---------------------------------------------------------------------
 
     async def load(self) -> ModelInfo:
-        """Open the backend where that has not been done yet."""
+        """Open the backend, unless it is open.
+
+        Raises:
+            ClosedError: The engine was closed.
+            EmbeddingError: The backend failed.
+        """
         self._check_open()
         while (info := self._info) is None:
             call = Call()
@@ -128,19 +152,35 @@ class Engine(ProcessBound):
                 with self._lock:
                     self._check_open()
                     self._load_calls.append(call)
-                    self._workers.call_one()
+                    self._workers.notify()
                 await call.future
             finally:
-                self._leave(call)
+                self._finish(call)
         return info
 
     async def embed(
-        self, texts: Sequence[str], kind: Kind, *, wait: bool, tier: PatientTier | None = None
+        self,
+        texts: Sequence[str],
+        kind: Kind,
+        *,
+        wait: bool,
+        tier: ResilientCacheTier | None = None,
     ) -> list[Vector]:
-        """One read-only vector a text.
+        """Embed texts.
 
-        wait: where the queue is full, wait for room; False raises OverloadedError.
-        tier: where to look behind the cache, and to keep what it did not have.
+        Args:
+            texts: Validated texts, without prompt.
+            kind: Which prompt and which lane of the queue they get.
+            wait: Whether to wait for room in a full queue.
+            tier: A second tier to look up, and to store, what the cache does not have.
+
+        Returns:
+            One read-only vector for each text, shape (dimensions,), float32.
+
+        Raises:
+            OverloadedError: The queue is full and `wait` is False.
+            ClosedError: The engine was closed.
+            EmbeddingError: The backend failed.
         """
         info = await self.load()
         call = Call(len(texts), kind, info.prompts.of(kind))
@@ -153,28 +193,28 @@ class Engine(ProcessBound):
                 keys = [text_key(self._identity, call.prompt, text) for text in part]
                 known: Mapping[Key, Vector] = {}
                 if tier is not None:
-                    known = await self._in_tier(tier, start, keys, fresh)
+                    known = await self._look_up(tier, start, keys, fresh)
                 await self._admit(call, start, part, keys, known, wait=wait)
             if call.missing:
                 await call.future
         finally:
-            self._leave(call)
+            self._finish(call)
         vectors = call.result()
         if fresh and tier is not None:
-            kept = await tier.keep({key: vectors[position] for key, position in fresh.items()})
+            kept = await tier.put_many({key: vectors[position] for key, position in fresh.items()})
             with self._lock:
                 self._counters.tier_failures += not kept
         return vectors
 
-    async def _in_tier(
-        self, tier: PatientTier, start: int, keys: Sequence[Key], fresh: dict[Key, int]
+    async def _look_up(
+        self, tier: ResilientCacheTier, start: int, keys: Sequence[Key], fresh: dict[Key, int]
     ) -> Mapping[Key, Vector]:
-        """What the tier has of what the cache has not; `fresh` gains what neither has."""
+        """Look up in the tier what the cache misses; adds to `fresh` what the tier misses too."""
         with self._lock:
-            wanted = self._ledger.unknown(keys)
+            wanted = self._ledger.missing_keys(keys)
         if not wanted:
             return {}
-        found = await tier.look(wanted, self.dimensions)
+        found = await tier.get_many(wanted, self.dimensions)
         with self._lock:
             self._counters.tier_failures += found is None
             self._counters.tier_hits += len(found or ())
@@ -199,21 +239,25 @@ class Engine(ProcessBound):
             with self._lock:
                 self._check_open()
                 if call.answered:
-                    return  # a text of this call has failed meanwhile; its future says so
+                    return  # a text of this call has failed meanwhile; its future has the error
                 while done < len(texts):
                     key = keys[done]
-                    if not self._ledger.place(call, start + done, key, texts[done], known.get(key)):
-                        room = self._no_room(call, wait=wait)
+                    if not self._ledger.admit(call, start + done, key, texts[done], known.get(key)):
+                        room = self._wait_for_room(call, wait=wait)
                         break
                     done += 1
                 if self._ledger.queue:
-                    self._workers.call_one()
+                    self._workers.notify()
             if room is not None:
-                await self._wait_for(room)
+                try:
+                    await room
+                finally:
+                    with self._lock:
+                        self._ledger.remove_room_waiter(room)
 
-    def _no_room(self, call: Call, *, wait: bool) -> asyncio.Future[None]:
+    def _wait_for_room(self, call: Call, *, wait: bool) -> asyncio.Future[None]:
         if wait:
-            return self._ledger.wait_for_room(call)
+            return self._ledger.add_room_waiter(call)
         self._counters.overloaded += 1
         raise OverloadedError(
             "The embedding queue is full",
@@ -221,15 +265,8 @@ class Engine(ProcessBound):
             fix="try again later, pass wait=True, or raise max_queue",
         )
 
-    async def _wait_for(self, room: asyncio.Future[None]) -> None:
-        try:
-            await room
-        finally:
-            with self._lock:
-                self._ledger.forget_room(room)
-
-    def _leave(self, call: Call) -> None:
-        """The caller goes, with its answer or without: what only it wanted is not computed."""
+    def _finish(self, call: Call) -> None:
+        """End a call, answered or cancelled: texts that only it waited for are not computed."""
         with self._lock:
             self._counters.calls += bool(call.rows)
             if not call.answered:
@@ -237,9 +274,9 @@ class Engine(ProcessBound):
                 self._counters.abandoned += 1
                 if call in self._load_calls:
                     self._load_calls.remove(call)
-            self._ledger.leave(call)
-            room = self._ledger.freed_room()
-        wake_futures(room)
+            self._ledger.abandon(call)
+            room = self._ledger.pop_room_waiters()
+        resolve_futures(room)
         call.settle()
 
     def _check_open(self) -> None:
@@ -252,7 +289,7 @@ class Engine(ProcessBound):
         return (bool(self._load_calls) and not self._loading) or bool(self._ledger.queue)
 
     def _work(self) -> None:
-        """One turn of a worker: load the model, or run one batch."""
+        """Load the model, or execute one batch."""
         with self._lock:
             if self._load_calls and not self._loading:
                 self._loading = True
@@ -261,22 +298,22 @@ class Engine(ProcessBound):
                 self._count_tokens()
                 items = self._ledger.take()
                 if self._ledger.queue:
-                    self._workers.call_one()
-                room = self._ledger.freed_room()
+                    self._workers.notify()
+                room = self._ledger.pop_room_waiters()
         if items is None:
             self._load()
         elif items:
-            wake_futures(room)
+            resolve_futures(room)
             self._run(items)
 
     def _count_tokens(self) -> None:
-        """Count what the next batch is cut from. Under the lock, which is let go meanwhile."""
+        """Count tokens for the next batch. Under the lock, which is released meanwhile."""
         waiting = self._ledger.queue.uncounted(_COUNT_AT_ONCE)
-        if not waiting or not self._execution.counts_tokens:
+        if not waiting or not self._executor.counts_tokens:
             return
         self._lock.release()
         try:
-            counts = self._execution.count_tokens(waiting)
+            counts = self._executor.count_tokens(waiting)
         finally:
             self._lock.acquire()
         for item, tokens in zip(waiting, counts, strict=True):
@@ -289,46 +326,46 @@ class Engine(ProcessBound):
             if self._info is None:
                 info = self._backend.open()
                 try:
-                    self._execution.expect(info.dimensions)
+                    self._executor.set_model_dimensions(info.dimensions)
                 except MemorizzAsyncError:
                     self._backend.close()
                     raise
                 with self._lock:
                     self._ledger.max_tokens = info.max_tokens
-                    self._ledger.queue.suit(info.batch_texts, info.batch_tokens)
+                    self._ledger.queue.configure_limits(info.batch_texts, info.batch_tokens)
                 self._info = info
-        except BaseException as raised:  # noqa: BLE001 - those who wait must hear of any of them
+        except BaseException as raised:  # noqa: BLE001 - waiting calls must get any of them
             error = as_our_error(raised)
         with self._lock:
             self._loading = False
             calls, self._load_calls = self._load_calls, []
-            answers = decide(calls, error)
-        wake(answers)
+            answers = conclude(calls, error)
+        deliver(answers)
 
     def _run(self, items: list[Item]) -> None:
         started = time.perf_counter()
         left = dict.fromkeys(items)
         try:
-            for outcomes in self._execution.run(items):
+            for outcomes in self._executor.run(items):
                 self._deliver(outcomes)
                 for item, _ in outcomes:
                     del left[item]
         except BaseException as error:
-            # Not the backend's failure, but ours; those who wait must hear of that too.
+            # A defect of the engine itself; the waiting calls must get an answer all the same.
             logger.exception("The embedding engine failed.")
             self._deliver([(item, as_our_error(error)) for item in left])
             left.clear()
         finally:
             with self._lock:
-                self._counters.running -= len(left)  # those that nobody wanted any more
+                self._counters.running -= len(left)  # dropped: no call waited any more
                 self._counters.computes.append(time.perf_counter() - started)
 
     def _deliver(self, outcomes: list[Outcome]) -> None:
         with self._lock:
             answers = self._ledger.settle(outcomes)
-            room = self._ledger.freed_room()
-        wake(answers)
-        wake_futures(room)
+            room = self._ledger.pop_room_waiters()
+        deliver(answers)
+        resolve_futures(room)
 
     def _loops_of(self, items: list[Item]) -> list[asyncio.AbstractEventLoop]:
         with self._lock:
@@ -338,24 +375,24 @@ class Engine(ProcessBound):
         with self._lock:
             return self._ledger.still_wanted(item)
 
-    def _too_large(self, items: list[Item]) -> None:
+    def _on_split(self, items: list[Item]) -> None:
         with self._lock:
             self._counters.halved += 1
             self._ledger.queue.shrink(padded_tokens(items))
 
-    def _tried_again(self, count: int) -> None:
+    def _on_retry(self, count: int) -> None:
         with self._lock:
             self._counters.retried += count
 
-    # --- the end ----------------------------------------------------------------------------
+    # --- closing ----------------------------------------------------------------------------
 
     def shutdown(self, timeout: float) -> None:
-        """Fail those who wait with ClosedError, end the threads; never blocks an event loop."""
+        """Fail waiting calls with ClosedError and end the threads; never blocks an event loop."""
         self._stop()
         self._workers.join(timeout)
 
     async def close(self, timeout: float) -> None:
-        """As `shutdown`, and wait for the threads without blocking the loop."""
+        """Like `shutdown`, and wait up to `timeout` seconds for the threads without blocking."""
         self._stop()
         await self._workers.join_async(timeout)
 
@@ -363,10 +400,10 @@ class Engine(ProcessBound):
         with self._lock:
             first, self._closed = not self._closed, True
             answers, room = self._ledger.fail_all(closed_error())
-            answers += decide(self._load_calls, closed_error())
+            answers += conclude(self._load_calls, closed_error())
             self._load_calls.clear()
-        wake(answers)
-        wake_futures(room)
+        deliver(answers)
+        resolve_futures(room)
         if first:
             self._backend.cancel()
             self._workers.stop()
@@ -376,6 +413,7 @@ class Engine(ProcessBound):
             self._backend.close()
 
     def stats(self) -> EmbeddingStats:
+        """Return a consistent snapshot of every counter."""
         with self._lock:
             return snapshot(
                 self._backend,
@@ -383,7 +421,7 @@ class Engine(ProcessBound):
                 self._counters,
                 self._ledger.cache,
                 self._ledger.queue,
-                dimensions=self._execution.dimensions,
+                dimensions=self._executor.dimensions,
                 workers=self._workers.count,
             )
 

@@ -1,7 +1,7 @@
-"""Who waits for which text: single flight, the cache, the queue and the answers.
+"""Which call waits for which text: single flight, cache, queue and answers.
 
 Plain bookkeeping, without threads or I/O. The engine calls every method here under its one lock,
-and then wakes those that the method returned.
+and then wakes the calls and futures that the method returned.
 """
 
 from __future__ import annotations
@@ -10,21 +10,32 @@ import asyncio
 import time
 from collections.abc import Iterable
 
+from memorizz_async.embeddings.batching import (
+    Answer,
+    Call,
+    Item,
+    WorkQueue,
+    conclude,
+    estimate_tokens,
+)
 from memorizz_async.embeddings.cache import Key, VectorCache
-from memorizz_async.embeddings.calls import Answer, Call, own_copy
 from memorizz_async.embeddings.execution import Outcome
 from memorizz_async.embeddings.protocol import Vector
 from memorizz_async.embeddings.stats import Counters
-from memorizz_async.embeddings.work_queue import Item, WorkQueue, estimate_tokens
 from memorizz_async.errors import MemorizzAsyncError
 
 
 class Ledger:
-    """Every text that is in flight, once, with those who wait for it.
+    """Every text in flight, once, with the calls that wait for it.
 
-    A text is in `_flying` from its admission to its outcome; while it is there, whoever asks for it
-    joins. It is in the queue as long as it has not been started. A call that has its answer is in
-    no text any more.
+    A text is in flight from its admission to its outcome; meanwhile, further calls for it join. It
+    is in the queue until a batch with it starts. A call with its answer waits for no text.
+
+    Args:
+        queue: Texts that no batch has started with.
+        cache: Vectors computed lately.
+        counters: The sums behind `stats()`.
+        max_queue: Texts that may wait in the queue.
     """
 
     def __init__(
@@ -34,23 +45,33 @@ class Ledger:
         self.cache = cache
         self.max_queue = max_queue
         self.max_tokens: int | None = None
-        """Of one text, once the model is known."""
+        """Tokens that the model reads of one text, once it is loaded."""
         self._counters = counters
-        self._flying: dict[Key, Item] = {}
-        self._room: list[asyncio.Future[None]] = []
+        self._in_flight: dict[Key, Item] = {}
+        self._room_waiters: list[asyncio.Future[None]] = []
 
-    def unknown(self, keys: Iterable[Key]) -> list[Key]:
-        """Those that are neither in the cache nor in flight, each once."""
+    def missing_keys(self, keys: Iterable[Key]) -> list[Key]:
+        """Return the keys that are neither cached nor in flight, each once."""
         return [
-            key for key in dict.fromkeys(keys) if key not in self.cache and key not in self._flying
+            key
+            for key in dict.fromkeys(keys)
+            if key not in self.cache and key not in self._in_flight
         ]
 
-    def place(
+    def admit(
         self, call: Call, position: int, key: Key, text: str, known: Vector | None = None
     ) -> bool:
-        """From the cache, or with a text in flight, or into the queue; False: there is no room.
+        """Serve a text from the cache, join it in flight, or queue it.
 
-        known: the vector, where a second tier had it.
+        Args:
+            call: The call that asks for the text.
+            position: Where the vector belongs in the call.
+            key: The text's key in the cache.
+            text: The text, without prompt.
+            known: Its vector, if a second cache tier had it.
+
+        Returns:
+            False if the queue is full; the text is then to be admitted again later.
         """
         if (vector := self.cache.get(key)) is not None:
             call.fill(position, vector)
@@ -59,43 +80,44 @@ class Ledger:
             self.cache.put(key, known)
             call.fill(position, known)
             call.answered = not call.missing
-        elif (item := self._flying.get(key)) is not None:
-            self.cache.misses -= 1  # neither a hit nor computed once more: `joined` counts it
+        elif (item := self._in_flight.get(key)) is not None:
+            self.cache.misses -= 1  # neither a hit nor another computation: `joined` counts it
             self._counters.joined += 1
             _attach(call, position, item)
             if call.kind == "query" and not item.started:
                 self.queue.promote(item)
         elif len(self.queue) >= self.max_queue:
-            self.cache.misses -= 1  # it is asked for again once there is room
+            self.cache.misses -= 1  # looked up again once there is room
             return False
         else:
             tokens = estimate_tokens(call.prompt, text, self.max_tokens)
             item = Item(key, text, call.prompt, call.kind, tokens)
             _attach(call, position, item)
-            self._flying[key] = item
+            self._in_flight[key] = item
             self.queue.add(item)
         self._counters.texts += 1
         return True
 
-    def wait_for_room(self, call: Call) -> asyncio.Future[None]:
-        """A future of the call's loop, to be woken when there is room."""
-        room: asyncio.Future[None] = call.loop.create_future()
-        self._room.append(room)
-        return room
+    def add_room_waiter(self, call: Call) -> asyncio.Future[None]:
+        """Return a future of the call's loop, to be resolved when the queue has room."""
+        future: asyncio.Future[None] = call.loop.create_future()
+        self._room_waiters.append(future)
+        return future
 
-    def forget_room(self, room: asyncio.Future[None]) -> None:
-        if room in self._room:
-            self._room.remove(room)
+    def remove_room_waiter(self, future: asyncio.Future[None]) -> None:
+        """Drop a future that no task waits for any more."""
+        if future in self._room_waiters:
+            self._room_waiters.remove(future)
 
-    def freed_room(self) -> list[asyncio.Future[None]]:
-        """Those to wake because there is room now."""
+    def pop_room_waiters(self) -> list[asyncio.Future[None]]:
+        """Return the futures to resolve, if the queue has room now."""
         if len(self.queue) >= self.max_queue:
             return []
-        room, self._room = self._room, []
-        return room
+        waiters, self._room_waiters = self._room_waiters, []
+        return waiters
 
     def take(self) -> list[Item]:
-        """The next batch."""
+        """Remove and return the next batch."""
         items = self.queue.take()
         if items:
             now = time.perf_counter()
@@ -103,34 +125,34 @@ class Ledger:
             self._counters.batch_started(len(items))
         return items
 
-    def leave(self, call: Call) -> None:
-        """A call is over: what only it wanted, and what has not been started, is dropped."""
+    def abandon(self, call: Call) -> None:
+        """Detach a finished or cancelled call; drops queued texts that only it waited for."""
         for item in call.items:
             if item.callers.pop(call, None) is None or item.callers or item.started:
                 continue
             self.queue.discard(item)
-            self._flying.pop(item.key, None)
+            self._in_flight.pop(item.key, None)
         call.items = []
 
     def still_wanted(self, item: Item) -> bool:
-        """Whether anybody waits for a text that was started; if not, it is dropped for good."""
+        """Return whether a call waits for a started text; otherwise drops the text for good."""
         if item.callers:
             return True
-        # In the same breath, so that nobody joins a text that is about to be dropped.
-        self._land(item)
+        # In the same critical section, so that no call joins a text that is about to be dropped.
+        self._complete(item)
         return False
 
     def settle(self, outcomes: Iterable[Outcome]) -> list[Answer]:
-        """Take in vectors and errors; the answers of the calls that are complete by them."""
+        """Record vectors and errors; returns the answers of the calls they complete."""
         answers: list[Answer] = []
         for item, outcome in outcomes:
-            self._land(item)
+            self._complete(item)
             self._counters.running -= 1
             if isinstance(outcome, MemorizzAsyncError):
                 self._counters.failed += 1
-                failed = decide(item.callers, outcome)
+                failed = conclude(item.callers, outcome)
                 for call, _ in failed:
-                    self.leave(call)
+                    self.abandon(call)
                 answers += failed
             else:
                 self._counters.computed += 1
@@ -140,42 +162,32 @@ class Ledger:
         return answers
 
     def loops_of(self, items: Iterable[Item]) -> list[asyncio.AbstractEventLoop]:
-        """The loops of those who wait for these texts, each once."""
+        """Return the open loops of the calls that wait for these texts, each once."""
         loops = (call.loop for item in items for call in item.callers if not call.answered)
         return [loop for loop in dict.fromkeys(loops) if not loop.is_closed()]
 
     def fail_all(
         self, error: MemorizzAsyncError
     ) -> tuple[list[Answer], list[asyncio.Future[None]]]:
-        """Everybody gets the error, and nothing is left; also those to wake who wait for room."""
-        calls = {call: None for item in self._flying.values() for call in item.callers}
-        answers = decide(calls, error)
-        for item in self._flying.values():
+        """Fail every call and forget every text; returns answers and room waiters to wake."""
+        calls = {call: None for item in self._in_flight.values() for call in item.callers}
+        answers = conclude(calls, error)
+        for item in self._in_flight.values():
             item.callers = {}
-        room = self._room
+        waiters = self._room_waiters
         self.reset()
-        return answers, room
+        return answers, waiters
 
     def reset(self) -> None:
-        """Forget every text and everybody who waits, and empty the cache."""
+        """Forget every text and every waiter, and empty the cache."""
         self.queue.clear()
-        self._flying.clear()
+        self._in_flight.clear()
         self.cache.clear()
-        self._room = []
+        self._room_waiters = []
 
-    def _land(self, item: Item) -> None:
-        if self._flying.get(item.key) is item:
-            del self._flying[item.key]
-
-
-def decide(calls: Iterable[Call], error: MemorizzAsyncError | None) -> list[Answer]:
-    """The answer of every call that has none yet."""
-    answers: list[Answer] = []
-    for call in calls:
-        if not call.answered:
-            call.answered = True
-            answers.append((call, own_copy(error) if error is not None else None))
-    return answers
+    def _complete(self, item: Item) -> None:
+        if self._in_flight.get(item.key) is item:
+            del self._in_flight[item.key]
 
 
 def _attach(call: Call, position: int, item: Item) -> None:

@@ -1,26 +1,29 @@
-"""What the rest of the package asks of an embedder, and what the engine asks of a backend.
+"""The two protocols of embedding, one on each side of the engine.
 
-Two protocols, one on each side of the engine. An `Embedder` is what `MemoryUnit` and the database
-provider call; a `Backend` is what computes vectors, blocking, in a worker thread.
+An `Embedder` is what `MemoryUnit` and the database provider call, from event loops. A `Backend`
+computes vectors, blocking, in worker threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 Kind: TypeAlias = Literal["query", "document"]
+"""What a text is: some models embed queries and documents with different prompts."""
 TokenCount: TypeAlias = Callable[[str], int]
-"""How many tokens a text has."""
+"""Returns the number of tokens of a text."""
 Vector: TypeAlias = npt.NDArray[np.float32]
-"""Shape (dimensions,), float32. What an embedder hands out is read-only: copy it to change it."""
+"""Shape (dimensions,), float32. Vectors that an embedder returns are read-only: copy to change."""
 Matrix: TypeAlias = npt.NDArray[np.float32]
-"""Shape (texts, dimensions), float32, one row a text, in the order of the texts."""
+"""Shape (texts, dimensions), float32, one row for each text, in order."""
 
 
 @runtime_checkable
@@ -31,100 +34,204 @@ class Embedder(Protocol):
     """
 
     async def encode_query_async(self, text: str) -> Vector:
-        """The vector of one query, shape (dimensions,)."""
+        """Embed one query.
+
+        Args:
+            text: The query; not empty.
+
+        Returns:
+            Shape (dimensions,), float32.
+        """
         ...
 
     async def encode_documents_async(self, texts: Sequence[str]) -> Matrix:
-        """The vectors of texts to be stored, shape (len(texts), dimensions)."""
+        """Embed texts to be stored.
+
+        Args:
+            texts: The texts; none of them empty.
+
+        Returns:
+            Shape (len(texts), dimensions), float32, one row for each text, in order.
+        """
         ...
 
     def get_model_name(self) -> str:
-        """The name that rows carry as `embedding_model`."""
+        """Return the name that is stored with each vector as `embedding_model`."""
         ...
 
     def get_dimensions(self) -> int:
-        """The length of every vector; LifecycleError where it is not known before the first use."""
+        """Return the length of every vector.
+
+        Raises:
+            LifecycleError: It is not known before the first use.
+        """
         ...
+
+
+class ManagedEmbedder(Embedder, Protocol):
+    """An embedder that can also be loaded and closed, as `as_embedder` returns it."""
+
+    async def load_async(self) -> None:
+        """Load the model; `get_dimensions()` works afterwards."""
+        ...
+
+    async def token_counter_async(self) -> TokenCount | None:
+        """Return a function that counts tokens; None without a tokenizer."""
+        ...
+
+    async def close_async(self) -> None:
+        """Close what this package opened; never an object of the user's."""
+        ...
+
+    async def __aenter__(self) -> Self:
+        """Load the model."""
+        ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the embedder."""
+        ...
+
+
+class Managed(ABC):
+    """Base of embedders that `async with` loads and closes."""
+
+    @abstractmethod
+    async def load_async(self) -> None:
+        """Load the model; called at the start of `async with`."""
+
+    @abstractmethod
+    async def close_async(self) -> None:
+        """Close the embedder; called at the end of `async with`."""
+
+    async def __aenter__(self) -> Self:
+        await self.load_async()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close_async()
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is put before a text. Models without prompts have two empty ones."""
+    """Prefixes of texts. Both are empty for a model without prompts.
+
+    Attributes:
+        query: Prefix of each query.
+        document: Prefix of each document.
+    """
 
     query: str = ""
     document: str = ""
 
     def of(self, kind: Kind) -> str:
+        """Return the prefix for this kind of text."""
         return self.query if kind == "query" else self.document
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a backend knows of its model once it is open."""
+    """What a backend knows of its model once it is open.
+
+    Attributes:
+        model_name: Stored with each vector as `embedding_model`.
+        device: Where the model runs, for `stats()`.
+        dimensions: Length of every vector; None if only the first vector shows it.
+        prompts: Prefixes of texts.
+        max_tokens: Length after which the model truncates a text; None if unknown.
+        batch_texts: Texts of one batch that fit the device, unless the user sets a limit.
+        batch_tokens: Tokens of one batch, likewise.
+        source: Where the weights came from, for the log and for `stats()`.
+    """
 
     model_name: str
     device: str
     dimensions: int | None = None
-    """None: learnt from the first vector."""
     prompts: Prompts = field(default_factory=Prompts)
     max_tokens: int | None = None
-    """Longer texts are cut by the model. None: not known."""
     batch_texts: int | None = None
     batch_tokens: int | None = None
-    """The bounds of a batch that suit the device, where the user sets none."""
     source: str = ""
-    """Where the weights came from, for the log and for stats."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts to embed in one go. They all have the same prompt."""
+    """Texts to embed at once.
+
+    Attributes:
+        texts: The texts, without prompt.
+        prompt: Prefix of every text of the batch.
+        kind: What the texts are.
+        loops: Returns the event loops of the calls that wait for these texts now; a coroutine can
+            run on one of them.
+    """
 
     texts: Sequence[str]
     prompt: str
     kind: Kind
     loops: Callable[[], list[asyncio.AbstractEventLoop]]
-    """The event loops of those who wait for these texts now; a coroutine can run on one of them."""
 
 
 class Backend(Protocol):
     """Computes vectors. All methods but `cancel` are called in worker threads and may block.
 
-    `embed` raises `BatchTooLargeError` where fewer texts at once would do, `WholeBatchError` where
-    no single text is at fault, and anything else where one text may have spoiled the batch.
+    A backend may also have `count_tokens(texts: list[str]) -> list[int]`, which is fast and called
+    where `embed` is. Batches then hold texts of equal length, which need the least padding.
 
-    A backend may also have `count_tokens(texts) -> list[int]`, fast, called where `embed` is: texts
-    of one length then come in one batch, which wastes the least padding.
+    Attributes:
+        name: The kind of backend, for `stats()`.
+        model_name: The model, before `open` was called.
+        workers: Number of threads that may call `embed` at the same time.
     """
 
     name: str
     model_name: str
     workers: int
-    """How many threads may call `embed` at the same time."""
 
     def open(self) -> ModelInfo:
-        """Load the model, or reach the service. Called once, before the first `embed`."""
+        """Load the model, or prepare the client. Called once, before the first `embed`."""
         ...
 
     def embed(self, batch: Batch) -> Any:
-        """One row a text: an array of shape (texts, dimensions) or a sequence of vectors."""
+        """Compute the vectors of one batch.
+
+        Args:
+            batch: The texts and their prompt.
+
+        Returns:
+            One row for each text: an array of shape (texts, dimensions), or a sequence of vectors.
+
+        Raises:
+            BatchTooLargeError: Fewer texts at once may fit.
+            WholeBatchError: No single text is at fault.
+            Exception: A text may be at fault; each is then tried alone.
+        """
         ...
 
     def cancel(self) -> None:
-        """End waits (not computations) at once. Called from any thread, must not block."""
+        """End waits (not computations) at once. Called from any thread; must not block."""
         ...
 
     def close(self) -> None:
-        """Give back what `open` took. Called once, when no `embed` is running."""
+        """Release what `open` acquired. Called once, while no `embed` runs."""
         ...
 
     def counters(self) -> dict[str, int]:
-        """Numbers of the backend's own for `stats()`; an empty dict where it has none."""
+        """Return the backend's own counters for `stats()`; may be empty."""
         ...
 
 
 def is_backend(value: object) -> bool:
-    """Whether an object, and no class, has the methods of a Backend."""
+    """Return whether an object, not a class, has the methods of a Backend."""
     names = [name for name in vars(Backend) if not name.startswith("_")]
     return not isinstance(value, type) and all(
         callable(getattr(value, name, None)) for name in names
@@ -133,23 +240,23 @@ def is_backend(value: object) -> bool:
 
 @runtime_checkable
 class HasTokenizer(Protocol):
-    """What a backend may offer besides: its model's tokenizer."""
+    """An optional part of a backend: its model's tokenizer."""
 
     def token_counter(self) -> TokenCount | None:
-        """A function to count tokens with; None where this model has no tokenizer.
+        """Return a function that counts tokens; None if this model has no tokenizer.
 
         Called in a worker thread once the backend is open. The function is safe to call from any
-        thread while the model computes, and after `close`.
+        thread, while the model computes and after `close`.
         """
         ...
 
 
 class BatchTooLargeError(Exception):
-    """Internal: the device or the service had no room; the engine halves the batch and goes on."""
+    """Internal: the batch exceeds the device or the service; the engine splits it in half."""
 
 
 class WholeBatchError(Exception):
-    """Internal: every text would fail alike, so that the engine tries none of them alone.
+    """Internal: every text of the batch would fail, so that the engine retries none of them.
 
-    The error that the waiters get is its `__cause__`.
+    Its `__cause__` is the error that the callers get.
     """

@@ -1,4 +1,4 @@
-"""What the engine counts."""
+"""The counters of the engine, and their snapshot for users."""
 
 from __future__ import annotations
 
@@ -10,16 +10,56 @@ from typing import TYPE_CHECKING, Any
 from memorizz_async.markup import Summarized
 
 if TYPE_CHECKING:
+    from memorizz_async.embeddings.batching import WorkQueue
     from memorizz_async.embeddings.cache import VectorCache
     from memorizz_async.embeddings.protocol import Backend, ModelInfo
-    from memorizz_async.embeddings.work_queue import WorkQueue
 
 _RECENT = 512
 
 
 @dataclass(frozen=True, repr=False)
 class EmbeddingStats(Summarized):
-    """The state of an embedding engine at one moment. Times are milliseconds, sizes bytes."""
+    """A snapshot of an embedding engine, from `AsyncEmbeddingProvider.stats()`.
+
+    Times are in milliseconds, sizes in bytes.
+
+    Attributes:
+        model: Name of the model.
+        backend: Kind of backend, such as `sentence-transformers` or `openai`.
+        device: Where the model runs; empty before it is loaded.
+        dimensions: Length of every vector; None before it is known.
+        source: Where the weights came from.
+        workers: Running threads.
+        queue_depth: Texts that wait for a batch.
+        running: Texts in batches that are being computed.
+        calls: Calls that asked for vectors.
+        texts: Texts that were asked for, cached ones included.
+        computed: Texts that the backend computed.
+        joined: Texts that were already in flight for another call.
+        batches: Batches started.
+        batch_size_mean: Mean number of texts of a batch.
+        batch_size_max: Largest number of texts of a batch.
+        wait_ms_p50: Median time from request to start of the batch, over the last 512 texts.
+        wait_ms_p99: The same, 99th percentile.
+        compute_ms_p50: Median time of one batch, over the last 512.
+        cache_hits: Look-ups that found a vector in memory.
+        cache_misses: Look-ups that did not.
+        cache_hit_rate: Share of hits, 0 to 1.
+        cache_entries: Vectors in memory.
+        cache_bytes: Size of the cache.
+        cache_evictions: Vectors evicted for want of room.
+        tier_hits: Texts found in a second tier, after a miss in memory.
+        tier_misses: Texts found in neither.
+        tier_failures: Calls for which a second tier failed to read or to write.
+        overloaded: Calls refused because the queue was full.
+        failed: Texts for which the backend failed.
+        retried: Texts computed again, alone, after their batch had failed.
+        halved: Batches split because they were too large for the device.
+        abandoned: Calls cancelled before their answer.
+        max_batch_tokens: Token limit of a batch; it falls when the device runs out of memory.
+        backend_counters: The backend's own: `truncated` of a local model, `requests` and
+            `http_retries` of HTTP.
+    """
 
     model: str
     backend: str
@@ -27,26 +67,18 @@ class EmbeddingStats(Summarized):
     dimensions: int | None
     source: str
     workers: int
-    """Threads that live now."""
     queue_depth: int
-    """Texts that wait for a batch."""
     running: int
-    """Texts in batches that are computed now."""
     calls: int
     texts: int
-    """Texts that were asked for, cached ones included."""
     computed: int
-    """Texts that a backend computed with success."""
     joined: int
-    """Texts that were in flight already when they were asked for again."""
     batches: int
     batch_size_mean: float
     batch_size_max: int
     wait_ms_p50: float
-    """From the asking to the start of the batch, over the last 512 texts."""
     wait_ms_p99: float
     compute_ms_p50: float
-    """Of one batch, over the last 512."""
     cache_hits: int
     cache_misses: int
     cache_hit_rate: float
@@ -54,32 +86,23 @@ class EmbeddingStats(Summarized):
     cache_bytes: int
     cache_evictions: int
     tier_hits: int
-    """Texts that a second tier had, after the cache had not."""
     tier_misses: int
     tier_failures: int
-    """Calls for which a second tier could not be asked, or did not take what was computed."""
     overloaded: int
-    """Calls that were refused because the queue was full."""
     failed: int
-    """Texts that got an error from the backend."""
     retried: int
-    """Texts that were tried once more, alone, after their batch had failed."""
     halved: int
-    """Batches that were too large for the device."""
     abandoned: int
-    """Calls whose callers went away before the answer."""
     max_batch_tokens: int
-    """The bound of a batch; it falls when the device runs out of memory."""
     backend_counters: Mapping[str, int] = field(default_factory=dict)
-    """The backend's own: `truncated` of a local model, `requests` and `http_retries` of HTTP."""
 
     @property
     def truncated(self) -> int:
-        """Texts that were longer than the model reads, so that only their beginning counts."""
+        """Texts longer than the model reads, of which only the beginning was embedded."""
         return self.backend_counters.get("truncated", 0)
 
     def summary(self) -> Mapping[str, object]:
-        """The model, what it computed, what it did not have to, and what failed."""
+        """Return the main counters, for the one-line `repr`."""
         return {
             "model": self.model,
             "device": self.device,
@@ -92,11 +115,11 @@ class EmbeddingStats(Summarized):
         }
 
     def details(self) -> Sequence[Mapping[str, object]]:
-        """Every counter."""
+        """Return every counter, one row each, for the table in a notebook."""
         return [{"counter": name, "value": value} for name, value in self.as_dict().items()]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return every counter as a dict that JSON can hold."""
         return asdict(self)
 
 
@@ -124,6 +147,7 @@ class Counters:
     computes: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
 
     def batch_started(self, size: int) -> None:
+        """Count a batch of so many texts."""
         self.batches += 1
         self.batched_texts += size
         self.batch_size_max = max(self.batch_size_max, size)
@@ -140,7 +164,7 @@ def snapshot(
     dimensions: int | None,
     workers: int,
 ) -> EmbeddingStats:
-    """The counters of every part as one value. Under the engine's lock."""
+    """Return the counters of every part as one value. Under the engine's lock."""
     lookups = cache.hits + cache.misses
     return EmbeddingStats(
         model=info.model_name if info else backend.model_name,
@@ -181,7 +205,12 @@ def snapshot(
 
 
 def percentile_ms(seconds: deque[float], share: float) -> float:
-    """The nearest rank, in milliseconds; 0.0 where nothing was measured yet."""
+    """Return a percentile (nearest rank) in milliseconds; 0.0 without measurements.
+
+    Args:
+        seconds: The measurements.
+        share: Which percentile, 0 to 1.
+    """
     if not seconds:
         return 0.0
     ordered = sorted(seconds)

@@ -232,7 +232,16 @@ def loaded_after(statement: str) -> set[str]:
     return {name.split(".")[0] for name in shown.split()}
 
 
-HEAVY = {"torch", "sentence_transformers", "transformers", "fastapi", "uvicorn", "rich", "motor"}
+HEAVY = {
+    "torch",
+    "sentence_transformers",
+    "transformers",
+    "fastapi",
+    "uvicorn",
+    "rich",
+    "motor",
+    "openai",
+}
 
 
 def test_importing_the_package_costs_little() -> None:

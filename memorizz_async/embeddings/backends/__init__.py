@@ -1,1 +1,1 @@
-"""What computes the vectors: one module a backend, all of them behind `protocol.Backend`."""
+"""What computes the vectors: one module for each kind of `protocol.Backend`."""

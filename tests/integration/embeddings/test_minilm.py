@@ -51,7 +51,7 @@ async def test_vectors_are_those_of_the_bare_model(
     assert provider.get_dimensions() == 384
 
 
-async def test_meaning_is_near_meaning(provider: AsyncEmbeddingProvider) -> None:
+async def test_related_texts_score_higher(provider: AsyncEmbeddingProvider) -> None:
     """The smoke test of any embedding."""
     query = await provider.encode_query_async("How do neural networks learn?")
     documents = await provider.encode_documents_async(
@@ -92,7 +92,7 @@ async def test_the_guides_functions_use_the_default_model() -> None:
     reset_async_embedding_provider()
 
 
-async def test_a_device_that_is_not_there_is_said_at_the_first_use() -> None:
+async def test_an_unavailable_device_is_an_error_at_the_first_use() -> None:
     """With what is available."""
     torch: Any = pytest.importorskip("torch")
     if torch.cuda.is_available():
@@ -105,7 +105,7 @@ async def test_a_device_that_is_not_there_is_said_at_the_first_use() -> None:
     await provider.close_async()
 
 
-async def test_truncation_is_counted_and_said_once(
+async def test_truncation_is_counted_and_logged_once(
     provider: AsyncEmbeddingProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A text beyond the model's 256 tokens, not one that is only long in characters."""

@@ -24,7 +24,7 @@ def _no_thread_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 async def _no_complaint_of_the_loop() -> AsyncIterator[None]:
-    """What asyncio only logs (an exception nobody took, a callback that broke) fails the test."""
+    """What asyncio only logs (an unretrieved exception, a failed callback) fails the test."""
     complaints: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     yield

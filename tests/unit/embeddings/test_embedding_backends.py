@@ -1,4 +1,4 @@
-"""Functions, managers, objects: whatever makes vectors is an embedder."""
+"""Adapters: functions, managers and objects as embedders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.ids import stable_repr
 from unit.embeddings.embedding_fakes import PATIENCE, FakeBackend, until, vector_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider, Embedder, as_embedder
-from memorizz_async.embeddings.backends.function import FunctionBackend
+from memorizz_async.embeddings.backends.function import FunctionBackend, ManagerBackend
 from memorizz_async.errors import (
     ClosedError,
     ConfigurationError,
@@ -98,7 +98,7 @@ class Users:
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-async def test_whatever_makes_vectors_is_an_embedder(value: object) -> None:
+async def test_as_embedder_accepts_every_documented_kind(value: object) -> None:
     """float32 arrays, dimensions after the load, a model name: the same from each."""
     embedder = as_embedder(value)
     assert isinstance(embedder, Embedder)
@@ -114,14 +114,14 @@ async def test_whatever_makes_vectors_is_an_embedder(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 3, Users, object(), ["a"]], ids=stable_repr)
-def test_what_makes_no_vectors_is_refused(value: object) -> None:
-    """The error says what would do."""
+def test_as_embedder_rejects_other_objects(value: object) -> None:
+    """The error lists what is accepted."""
     with pytest.raises(ConfigurationError, match="pass an AsyncEmbeddingProvider"):
         as_embedder(value)
 
 
-async def test_a_provider_stays_itself_and_a_name_becomes_a_provider() -> None:
-    """Whoever lent a provider closes it; a name loads nothing before its use."""
+async def test_a_provider_is_returned_unchanged_and_a_name_becomes_a_provider() -> None:
+    """A name loads nothing before its use."""
     provider = AsyncEmbeddingProvider()
     assert as_embedder(provider) is provider
     named = as_embedder("intfloat/e5-small-v2")
@@ -130,7 +130,7 @@ async def test_a_provider_stays_itself_and_a_name_becomes_a_provider() -> None:
         named.get_dimensions()
 
 
-async def test_an_object_with_encode_must_say_which_model_it_is() -> None:
+async def test_an_object_with_encode_requires_a_model_name() -> None:
     """Its vectors must not be taken for those of another model."""
     with pytest.raises(ConfigurationError, match="model_name="):
         as_embedder(Encodes())
@@ -140,7 +140,7 @@ async def test_an_object_with_encode_must_say_which_model_it_is() -> None:
     await embedder.close_async()
 
 
-async def test_a_users_embedder_is_checked_and_never_closed() -> None:
+async def test_a_users_embedder_is_validated_and_never_closed() -> None:
     """A vector of another length than before, or with NaN, is an error; close is not ours."""
     users = Users()
     embedder = as_embedder(users)
@@ -161,7 +161,7 @@ async def test_a_users_embedder_is_checked_and_never_closed() -> None:
     assert not users.closed
 
 
-async def test_a_manager_is_asked_once_for_each_text() -> None:
+async def test_a_manager_is_called_once_for_each_text() -> None:
     """Single flight and cache stand before it; its model's name and dimensions are taken over."""
     manager = Manager()
     async with AsyncEmbeddingProvider(backend=as_backend(manager)) as provider:
@@ -171,8 +171,6 @@ async def test_a_manager_is_asked_once_for_each_text() -> None:
 
 
 def as_backend(manager: Manager) -> Any:
-    from memorizz_async.embeddings.backends.manager import ManagerBackend
-
     return ManagerBackend(manager)
 
 
@@ -191,7 +189,7 @@ async def test_a_coroutine_function_runs_on_the_callers_loop() -> None:
 
 
 async def test_a_sync_function_is_never_called_twice_at_the_same_time() -> None:
-    """Nobody promised that it may be; and never on the event loop."""
+    """It need not be thread-safe; and it never runs on the event loop."""
     inside, most, threads = 0, 0, set()
 
     def function(texts: list[str]) -> Any:
@@ -232,7 +230,7 @@ async def test_closing_cancels_a_coroutine_that_runs() -> None:
         await task
 
 
-def test_when_the_loop_of_a_coroutine_ends_another_waiters_loop_takes_over() -> None:
+def test_a_coroutine_moves_to_another_waiting_loop_when_its_loop_ends() -> None:
     """A second loop that waits for the same text gets its vector all the same."""
     entered = threading.Event()
     hang = [True]

@@ -29,7 +29,7 @@ async def test_the_functions_of_the_guide_share_one_provider() -> None:
 
 
 async def test_a_closed_default_is_replaced() -> None:
-    """By the next one who asks; a reset does the same."""
+    """By the next call; a reset does the same."""
     first = get_async_embedding_provider()
     first.shutdown()
     second = get_async_embedding_provider()
@@ -39,7 +39,7 @@ async def test_a_closed_default_is_replaced() -> None:
     reset_async_embedding_provider()
 
 
-def test_other_settings_than_the_ones_in_force_are_an_error() -> None:
+def test_other_settings_for_the_shared_provider_are_an_error() -> None:
     """Two models in one process must not be mistaken for each other."""
     provider = get_async_embedding_provider("intfloat/e5-small-v2")
     assert get_async_embedding_provider("intfloat/e5-small-v2") is provider
@@ -57,7 +57,7 @@ def test_model_and_device_come_from_the_environment(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, "32"])
-async def test_a_batch_size_that_cannot_work_is_refused(batch_size: object) -> None:
+async def test_an_invalid_batch_size_is_an_error(batch_size: object) -> None:
     """Before anything is loaded."""
     with pytest.raises(InvalidInputError, match="batch_size"):
         await get_embeddings_batch_async(["a"], batch_size=batch_size)  # type: ignore[arg-type]
@@ -68,6 +68,7 @@ def test_the_public_names_are_these() -> None:
     assert embeddings.__all__ == [
         "AsyncEmbeddingProvider",
         "Backend",
+        "CacheBackend",
         "Embedder",
         "EmbeddingStats",
         "ManagedEmbedder",

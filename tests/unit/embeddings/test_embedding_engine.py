@@ -21,7 +21,7 @@ async def until_queued(provider: AsyncEmbeddingProvider, depth: int) -> None:
     await until(lambda: provider.stats().queue_depth == depth)
 
 
-async def test_texts_that_come_while_the_model_is_busy_form_the_next_batch() -> None:
+async def test_texts_that_arrive_while_the_model_is_busy_form_the_next_batch() -> None:
     """One batch for the first text, one for all that came meanwhile."""
     backend = GatedBackend()
     async with AsyncEmbeddingProvider(backend=backend) as provider:
@@ -37,7 +37,7 @@ async def test_texts_that_come_while_the_model_is_busy_form_the_next_batch() -> 
             np.testing.assert_array_equal(task.result(), vector_of(f"q{i}"))
 
 
-async def test_one_text_is_computed_once_however_many_ask_for_it() -> None:
+async def test_concurrent_calls_for_one_text_compute_it_once() -> None:
     """1,000 calls at once for the same text cost one computation, and later ones none."""
     backend = FakeBackend()
     async with AsyncEmbeddingProvider(backend=backend) as provider:
@@ -58,7 +58,7 @@ async def test_a_text_twice_in_one_call_is_computed_once() -> None:
         assert sorted(backend.computed) == ["a", "b"]
 
 
-async def test_queries_go_before_documents_that_wait() -> None:
+async def test_queries_precede_waiting_documents() -> None:
     """A chat turn does not wait for a bulk write."""
     backend = GatedBackend()
     async with AsyncEmbeddingProvider(backend=backend, max_batch_size=4) as provider:
@@ -72,7 +72,7 @@ async def test_queries_go_before_documents_that_wait() -> None:
         await asyncio.gather(bulk, query)
 
 
-async def test_documents_are_not_starved_by_queries() -> None:
+async def test_queries_do_not_starve_documents() -> None:
     """After a few batches of queries the documents have their turn."""
     backend = GatedBackend()
     async with AsyncEmbeddingProvider(backend=backend, max_batch_size=1) as provider:
@@ -86,7 +86,7 @@ async def test_documents_are_not_starved_by_queries() -> None:
         assert backend.computed.index("document") <= 5
 
 
-async def test_a_waiting_document_that_is_asked_as_a_query_moves_forward() -> None:
+async def test_a_query_for_a_waiting_document_promotes_it() -> None:
     """Single flight does not tie a query to the end of a bulk write."""
     backend = GatedBackend()
     async with AsyncEmbeddingProvider(backend=backend, max_batch_size=2) as provider:
@@ -112,7 +112,7 @@ async def test_a_batch_holds_texts_of_one_length() -> None:
         np.testing.assert_array_equal(matrix, np.stack([vector_of(t) for t in texts]))
 
 
-async def test_a_full_queue_refuses_a_query_and_says_so() -> None:
+async def test_a_full_queue_raises_overloaded_error() -> None:
     """OverloadedError names how many wait; nothing of the refused call is computed."""
     backend = GatedBackend()
     async with AsyncEmbeddingProvider(backend=backend, max_queue=2) as provider:
@@ -128,7 +128,7 @@ async def test_a_full_queue_refuses_a_query_and_says_so() -> None:
         assert "one too many" not in backend.computed
 
 
-async def test_a_call_that_may_wait_gets_room_in_its_turn() -> None:
+async def test_a_call_larger_than_the_queue_waits_for_room() -> None:
     """More texts than the queue holds go through it piece by piece."""
     backend = FakeBackend()
     async with AsyncEmbeddingProvider(backend=backend, max_queue=3, max_batch_size=2) as provider:
@@ -141,8 +141,8 @@ async def test_a_call_that_may_wait_gets_room_in_its_turn() -> None:
         assert second.shape == (50, 4)
 
 
-async def test_a_cancelled_waiter_cancels_nobody_else() -> None:
-    """The batch goes on, and another who asked for the same text is answered."""
+async def test_cancelling_one_waiter_does_not_cancel_others() -> None:
+    """The batch continues, and another call for the same text is answered."""
     backend = GatedBackend()
     async with AsyncEmbeddingProvider(backend=backend) as provider:
         one = asyncio.create_task(provider.encode_query_async("shared"))
@@ -157,8 +157,8 @@ async def test_a_cancelled_waiter_cancels_nobody_else() -> None:
         assert backend.computed == ["shared"]
 
 
-async def test_what_only_a_cancelled_waiter_wanted_is_not_computed() -> None:
-    """Texts leave the queue with the last who wants them."""
+async def test_texts_of_a_cancelled_call_are_not_computed() -> None:
+    """Texts leave the queue with the last call that waits for them."""
     backend = GatedBackend()
     async with AsyncEmbeddingProvider(backend=backend) as provider:
         running = asyncio.create_task(provider.encode_query_async("running"))
@@ -173,7 +173,7 @@ async def test_what_only_a_cancelled_waiter_wanted_is_not_computed() -> None:
         assert backend.computed == ["running"]
 
 
-async def test_prompts_are_put_before_texts_by_their_kind() -> None:
+async def test_prompts_depend_on_the_kind_of_text() -> None:
     """The same text as query and as document is two computations where the prompts differ."""
     backend = FakeBackend(prompts=Prompts("query: ", "passage: "))
     async with AsyncEmbeddingProvider(backend=backend) as provider:
@@ -184,7 +184,7 @@ async def test_prompts_are_put_before_texts_by_their_kind() -> None:
         assert await provider.encode_async("x", kind="query") == query.tolist()
 
 
-async def test_lists_of_floats_leave_the_public_names_and_arrays_the_inner_ones() -> None:
+async def test_encode_async_returns_lists_and_the_other_methods_arrays() -> None:
     """encode_async gives lists; the others give read-only float32 arrays."""
     async with AsyncEmbeddingProvider(backend=FakeBackend()) as provider:
         one, many = await provider.encode_async("a"), await provider.encode_async(["a", "b"])
@@ -200,7 +200,7 @@ async def test_lists_of_floats_leave_the_public_names_and_arrays_the_inner_ones(
 
 
 @pytest.mark.parametrize("bad", ["", "  \n", None, 3, b"bytes"])
-async def test_a_text_that_is_empty_or_no_string_is_refused(bad: object) -> None:
+async def test_an_empty_or_non_string_text_is_an_error(bad: object) -> None:
     """Nothing is sent, and in a list the position is named."""
     backend = FakeBackend()
     async with AsyncEmbeddingProvider(backend=backend) as provider:
@@ -211,8 +211,8 @@ async def test_a_text_that_is_empty_or_no_string_is_refused(bad: object) -> None
         assert backend.batches == []
 
 
-async def test_dimensions_are_asked_for_after_the_first_use() -> None:
-    """Before it the error says what to do; load_async is enough."""
+async def test_dimensions_are_known_after_the_first_use() -> None:
+    """Before it the error names load_async, which is enough."""
     provider = AsyncEmbeddingProvider(backend=FakeBackend(dimensions=None))
     with pytest.raises(LifecycleError, match="load_async"):
         provider.get_dimensions()

@@ -1,4 +1,4 @@
-"""A backend that fails, lies, has no memory or hangs: all get an answer, nobody a wrong one."""
+"""A backend that fails, returns invalid vectors, runs out of memory or hangs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def ragged(batch: Batch) -> Any:
 @pytest.mark.parametrize(
     "how", [boom, exit_, too_few, other_dimension, with_nan, no_numbers, ragged]
 )
-async def test_one_bad_text_fails_alone(how: Callable[[Batch], Any]) -> None:
+async def test_one_invalid_text_fails_alone(how: Callable[[Batch], Any]) -> None:
     """Its batch is tried again text by text; the others get their vectors, later calls too."""
     backend = FakeBackend(failing_on("bad", how))
     async with AsyncEmbeddingProvider(backend=backend) as provider:
@@ -101,7 +101,7 @@ async def test_a_vector_of_zeros_is_an_error() -> None:
             await provider.encode_query_async("x")
 
 
-async def test_a_foreign_error_is_the_cause_and_its_words_are_not_repeated() -> None:
+async def test_a_foreign_error_is_the_cause_and_its_message_is_not_repeated() -> None:
     """They may hold a text or a key."""
     async with AsyncEmbeddingProvider(backend=FakeBackend(boom)) as provider:
         with pytest.raises(EmbeddingError, match="ZeroDivisionError") as caught:
@@ -110,7 +110,7 @@ async def test_a_foreign_error_is_the_cause_and_its_words_are_not_repeated() -> 
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-async def test_those_who_share_a_failure_get_errors_of_their_own() -> None:
+async def test_each_waiter_gets_its_own_copy_of_an_error() -> None:
     """One object raised in many tasks would mix up their tracebacks."""
     async with AsyncEmbeddingProvider(backend=FakeBackend(boom)) as provider:
         errors = await asyncio.gather(
@@ -134,8 +134,8 @@ async def test_a_failed_text_fails_its_call_and_the_rest_of_that_call_is_dropped
         assert len(backend.batches) <= 2
 
 
-async def test_a_failed_text_is_not_remembered() -> None:
-    """The next one who asks gets a new try."""
+async def test_a_failed_text_is_retried_by_the_next_call() -> None:
+    """The failure is not cached."""
     answers = [boom, vectors_of]
     backend = FakeBackend(lambda batch: answers.pop(0)(batch))  # noqa: PLW0108 - one each time
     async with AsyncEmbeddingProvider(backend=backend) as provider:
@@ -170,7 +170,7 @@ async def test_out_of_memory_halves_the_batch_and_later_ones() -> None:
     [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate"),
      RuntimeError("DefaultCPUAllocator: can't allocate memory")],
 )  # fmt: skip
-def test_what_torch_raises_for_want_of_memory_is_understood(error: Exception) -> None:
+def test_out_of_memory_errors_of_torch_are_recognized(error: Exception) -> None:
     """The batch is halved for it; any other RuntimeError goes through as it is."""
 
     def encode(*_: object, **__: object) -> Any:
@@ -202,7 +202,7 @@ async def test_one_text_that_does_not_fit_is_an_error() -> None:
             await provider.encode_documents_async(["a", "b"])
 
 
-async def test_a_failure_of_the_whole_service_is_not_tried_text_by_text() -> None:
+async def test_a_failure_of_the_whole_service_is_not_retried_text_by_text() -> None:
     """Sixty-four tries would not help, and cost a minute."""
 
     def down(_: Batch) -> Any:
@@ -228,12 +228,12 @@ class FailsToOpen(FakeBackend):
         return self.info
 
 
-async def test_a_failed_load_reaches_all_who_wait_and_is_tried_again() -> None:
+async def test_a_failed_load_reaches_all_waiters_and_is_retried() -> None:
     """Nothing is stuck after it."""
     backend = FailsToOpen()
     provider = AsyncEmbeddingProvider(backend=backend)
     tasks = [asyncio.create_task(provider.encode_query_async(f"q{i}")) for i in range(5)]
-    await asyncio.sleep(0)  # all of them have asked for the model by then
+    await asyncio.sleep(0)  # all of them wait for the model by then
     backend.go.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, ModelLoadError) for result in results)
@@ -252,8 +252,8 @@ async def test_more_dimensions_than_the_model_has_is_an_error_at_load() -> None:
     await provider.close_async()
 
 
-async def test_a_hanging_backend_lets_its_waiters_time_out_and_the_provider_close() -> None:
-    """A thread cannot be ended from outside; it is said in the log, and ends by itself."""
+async def test_a_hanging_backend_does_not_block_timeouts_or_the_close() -> None:
+    """A thread cannot be interrupted; the log reports it, and it ends by itself."""
     hang = threading.Event()
 
     def hanging(batch: Batch) -> Any:
@@ -279,7 +279,7 @@ async def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.Monke
     await provider.close_async()
 
 
-async def test_a_text_that_cannot_be_encoded_fails_alone_and_before_it_is_batched() -> None:
+async def test_a_text_that_is_not_unicode_fails_alone_before_batching() -> None:
     """The texts of other callers are embedded, and the position of the wrong one is named."""
     seen: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Closing, two loops, threads: the engine belongs to nobody's loop."""
+"""Closing, several loops, threads: the engine is bound to no loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from memorizz_async.embeddings import AsyncEmbeddingProvider
 from memorizz_async.errors import ClosedError, ConfigurationError
 
 
-async def test_closing_fails_those_who_wait_at_once() -> None:
+async def test_closing_fails_waiters_at_once() -> None:
     """Those in a batch and those in the queue get ClosedError while the batch still runs."""
     backend = GatedBackend()
     provider = AsyncEmbeddingProvider(backend=backend)
@@ -38,7 +38,7 @@ async def test_closing_fails_those_who_wait_at_once() -> None:
     assert provider.stats().workers == 0
 
 
-async def test_a_call_that_waits_for_room_is_failed_by_the_close_too() -> None:
+async def test_closing_fails_a_call_that_waits_for_room() -> None:
     """Wherever a call is, it is answered."""
     backend = GatedBackend()
     provider = AsyncEmbeddingProvider(backend=backend, max_queue=1)
@@ -52,7 +52,7 @@ async def test_a_call_that_waits_for_room_is_failed_by_the_close_too() -> None:
     await provider.close_async()
 
 
-async def test_a_closed_provider_says_so() -> None:
+async def test_a_closed_provider_raises_closed_error() -> None:
     """And closing again is fine, in any way and from any thread."""
     provider = AsyncEmbeddingProvider(backend=FakeBackend())
     await provider.encode_async("x")
@@ -66,7 +66,7 @@ async def test_a_closed_provider_says_so() -> None:
             await call
 
 
-async def test_a_provider_that_was_never_used_opens_and_closes_nothing() -> None:
+async def test_an_unused_provider_opens_and_closes_nothing() -> None:
     """No thread, no model."""
     backend = FakeBackend()
     before = threading.active_count()
@@ -114,7 +114,7 @@ def test_many_loops_in_many_threads_share_one_model() -> None:
         start.wait()
         try:
             asyncio.run(work(number))
-        except BaseException as error:  # noqa: BLE001 - told by the assertion below
+        except BaseException as error:  # noqa: BLE001 - shown by the assertion below
             failures.append(error)
 
     threads = [threading.Thread(target=main, args=(i,)) for i in range(6)]
@@ -127,8 +127,8 @@ def test_many_loops_in_many_threads_share_one_model() -> None:
     assert len(backend.computed) == len(set(backend.computed)) == 6 * 20 + 20
 
 
-def test_a_loop_that_is_gone_takes_nobody_with_it() -> None:
-    """Its waiter is dropped; one on another loop who wants the same text is answered."""
+def test_the_end_of_a_loop_does_not_affect_waiters_on_others() -> None:
+    """Its waiter is dropped; a waiter for the same text on another loop is answered."""
     backend = GatedBackend()
     provider = AsyncEmbeddingProvider(backend=backend)
 
@@ -143,8 +143,8 @@ def test_a_loop_that_is_gone_takes_nobody_with_it() -> None:
     provider.shutdown()
 
 
-def test_a_loop_closed_without_a_word_does_no_harm() -> None:
-    """Whoever closes a loop under a waiter gets no answer, and the engine goes on."""
+def test_a_loop_closed_under_a_waiter_does_no_harm() -> None:
+    """Its waiter gets no answer, and the engine continues."""
     backend = GatedBackend()
     provider = AsyncEmbeddingProvider(backend=backend)
     loop = asyncio.new_event_loop()
@@ -164,8 +164,8 @@ def test_a_loop_closed_without_a_word_does_no_harm() -> None:
     task.get_coro().close()
 
 
-async def test_an_idle_thread_ends_and_comes_back() -> None:
-    """A forgotten provider keeps no thread; a used one does not notice."""
+async def test_an_idle_thread_ends_and_is_restarted() -> None:
+    """An unused provider keeps no thread; the next call starts one."""
     backend = FakeBackend()
     provider = AsyncEmbeddingProvider(backend=backend, idle_seconds=0.01)
     await provider.encode_async("a")
@@ -187,8 +187,8 @@ async def test_a_forgotten_provider_keeps_no_thread() -> None:
     await until(lambda: engine.stats().workers == 0)
 
 
-async def test_closing_during_the_load_closes_what_was_loaded() -> None:
-    """Those who wait for the model get ClosedError."""
+async def test_closing_during_the_load_closes_the_backend() -> None:
+    """Waiters for the model get ClosedError."""
     entered, go = threading.Event(), threading.Event()
 
     class Slow(FakeBackend):
@@ -224,7 +224,7 @@ async def test_closing_during_the_load_closes_what_was_loaded() -> None:
         {"backend": FakeBackend(), "dtype": "float16"},
     ],
 )
-def test_a_setting_that_cannot_work_is_refused_when_the_provider_is_made(
+def test_an_invalid_setting_is_an_error_in_the_constructor(
     settings: dict[str, Any],
 ) -> None:
     """Not at the first use, an hour later."""
@@ -238,7 +238,7 @@ def test_constructing_imports_no_torch_and_ends_quietly() -> None:
         import asyncio, sys
         from memorizz_async.embeddings import AsyncEmbeddingProvider, as_embedder
         AsyncEmbeddingProvider()
-        assert not {"torch", "sentence_transformers", "httpx"} & set(sys.modules)
+        assert not {"torch", "sentence_transformers", "openai", "httpx2"} & set(sys.modules)
         provider = as_embedder(lambda texts: [[1.0, 2.0] for _ in texts])
         assert asyncio.run(provider.encode_query_async("x")).tolist() == [1.0, 2.0]
     """)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memorizz_async.embeddings.backends.prompts import choose_prompts, known_prompts
+from memorizz_async.embeddings.batching import Item, WorkQueue, estimate_tokens, padded_tokens
 from memorizz_async.embeddings.cache import ENTRY_OVERHEAD, VectorCache, text_key
-from memorizz_async.embeddings.prompts import choose_prompts, known_prompts
 from memorizz_async.embeddings.protocol import Prompts
-from memorizz_async.embeddings.vectors import as_matrix, bad_rows, shortened
-from memorizz_async.embeddings.work_queue import Item, WorkQueue, estimate_tokens, padded_tokens
+from memorizz_async.embeddings.validation import as_matrix, invalid_rows, truncate
 from memorizz_async.errors import EmbeddingError
 
 
@@ -58,7 +58,7 @@ def test_the_cache_is_an_lru_within_both_bounds(
     assert (cache.hits, cache.misses) == (hits, misses)
 
 
-def test_the_key_tells_every_part_apart() -> None:
+def test_keys_differ_in_every_part() -> None:
     """No two of model, prompt and text run into each other."""
     keys = {
         text_key(*parts)
@@ -126,11 +126,11 @@ def test_tokens_are_estimated_by_script_and_bounded_by_the_model() -> None:
     ],
 )
 def test_well_known_models_get_their_prompts(model: str, prompts: Prompts) -> None:
-    """By name; a model that nobody knows gets none."""
+    """By name; an unknown model gets none."""
     assert known_prompts(model) == prompts
 
 
-def test_a_given_prompt_wins_over_the_models_own_and_that_over_the_table() -> None:
+def test_prompts_precedence_is_argument_then_model_then_table() -> None:
     """An empty string that is given means none."""
     e5 = "intfloat/e5-small-v2"
     own = {"query": "Q: ", "passage": "P: "}
@@ -141,7 +141,7 @@ def test_a_given_prompt_wins_over_the_models_own_and_that_over_the_table() -> No
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "reason"),
     [
         ([[1, 2]], "1 vectors for 2 texts"),
         ([1, 2], r"an array of shape \(2,\)"),
@@ -151,27 +151,27 @@ def test_a_given_prompt_wins_over_the_models_own_and_that_over_the_table() -> No
         (None, "shape|TypeError"),
     ],
 )
-def test_what_a_backend_returns_is_checked(values: object, said: str) -> None:
+def test_the_return_value_of_a_backend_is_validated(values: object, reason: str) -> None:
     """Count, shape, dimension, numbers."""
-    with pytest.raises(EmbeddingError, match=said):
+    with pytest.raises(EmbeddingError, match=reason):
         as_matrix(values, 2, 2)
 
 
-def test_rows_that_cannot_be_compared_are_found() -> None:
+def test_invalid_rows_are_found() -> None:
     """NaN, infinity, zeros; and nothing else, however small or large."""
     rows = np.array(
         [[1, 0], [np.nan, 1], [np.inf, 1], [0, 0], [1e-20, 0], [3e38, 3e38]], dtype=np.float32
     )
-    assert bad_rows(rows).tolist() == [False, True, True, True, False, False]
+    assert invalid_rows(rows).tolist() == [False, True, True, True, False, False]
 
 
-def test_vectors_are_cut_and_brought_to_length_one() -> None:
-    """Only where it is asked for, or where they had that length before the cut."""
+def test_vectors_are_truncated_and_normalized() -> None:
+    """Only on request, or if they had length 1 before they were truncated."""
     rows = np.array([[3, 4, 12], [1, 0, 0]], dtype=np.float32)
-    assert shortened(rows, None, normalize=False) is rows
-    assert shortened(rows, 2, normalize=False).tolist() == [[3, 4], [1, 0]]
-    assert shortened(rows, 2, normalize=True).tolist() == pytest.approx(
+    assert truncate(rows, None, normalize=False) is rows
+    assert truncate(rows, 2, normalize=False).tolist() == [[3, 4], [1, 0]]
+    assert truncate(rows, 2, normalize=True).tolist() == pytest.approx(
         np.array([[0.6, 0.8], [1, 0]])
     )
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    assert np.linalg.norm(shortened(unit, 2, normalize=False), axis=1) == pytest.approx([1, 1])
+    assert np.linalg.norm(truncate(unit, 2, normalize=False), axis=1) == pytest.approx([1, 1])

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: every waiter is answered exactly once, nothing is left."""
+"""In any order of events, every waiter is answered exactly once and nothing leaks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from hypothesis.stateful import (
 from unit.embeddings.embedding_fakes import GatedBackend, vector_of, vectors_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider
+from memorizz_async.embeddings.batching import Answer, Call, Item, WorkQueue
 from memorizz_async.embeddings.cache import VectorCache
-from memorizz_async.embeddings.calls import Answer, Call
 from memorizz_async.embeddings.ledger import Ledger
 from memorizz_async.embeddings.protocol import Batch, BatchTooLargeError, WholeBatchError
 from memorizz_async.embeddings.stats import Counters
-from memorizz_async.embeddings.work_queue import Item, WorkQueue
 from memorizz_async.errors import ClosedError, EmbeddingError
 
 
@@ -128,8 +127,8 @@ async def play(script: list[tuple[Any, ...]], workers: int) -> None:  # noqa: PL
     stats = provider.stats()
     assert (stats.queue_depth, stats.running, stats.workers) == (0, 0, 0)
     ledger = provider._engine._ledger
-    assert not ledger._flying
-    assert not ledger._room
+    assert not ledger._in_flight
+    assert not ledger._room_waiters
     assert backend.closed == (1 if backend.opened else 0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert not complaints, complaints
@@ -173,9 +172,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
         call = self.loop.run_until_complete(make())
         for position, text in enumerate(wanted):
-            if not self.ledger.place(call, position, text.encode(), text):
+            if not self.ledger.admit(call, position, text.encode(), text):
                 call.answered = True
-                self.ledger.leave(call)
+                self.ledger.abandon(call)
                 self.gone.add(call)
                 return
         if not call.missing:
@@ -189,7 +188,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def cancel(self, index: int) -> None:
         call, _ = self.calls.pop(index % len(self.calls))
         call.answered = True
-        self.ledger.leave(call)
+        self.ledger.abandon(call)
         self.gone.add(call)
 
     @rule()
@@ -212,7 +211,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(index=st.integers(0, 100))
     def retry(self, index: int) -> None:
-        """What nobody wants any more is dropped; the rest goes on."""
+        """Texts that no call waits for are dropped; the others continue."""
         place = index % len(self.running)
         kept = [item for item in self.running[place] if self.ledger.still_wanted(item)]
         self.running[place : place + 1] = [kept] if kept else []
@@ -230,7 +229,7 @@ class LedgerMachine(RuleBasedStateMachine):
             [wanted] = [w for c, w in self.calls if c is call]
             if error is None:
                 self.check(call, wanted)
-            self.ledger.leave(call)
+            self.ledger.abandon(call)
         self.calls = [(call, wanted) for call, wanted in self.calls if call not in self.gone]
 
     @staticmethod
@@ -242,7 +241,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """A call without its answer has each missing text in flight; nothing else is in flight."""
         if not hasattr(self, "ledger"):
             return
-        flying = self.ledger._flying
+        flying = self.ledger._in_flight
         for call, wanted in self.calls:
             missing = [i for i, row in enumerate(call.rows) if row is None]
             assert missing

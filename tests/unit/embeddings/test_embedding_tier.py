@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memorizz_async.embeddings import AsyncEmbeddingProvider, SecondTier
-from memorizz_async.embeddings import tier as tiers
+from memorizz_async.embeddings import AsyncEmbeddingProvider, CacheBackend
+from memorizz_async.embeddings import cache as cache_module
 from memorizz_async.embeddings.backends.function import FunctionBackend
-from memorizz_async.embeddings.work_queue import WINDOW, Item, WorkQueue
+from memorizz_async.embeddings.batching import WINDOW, Item, WorkQueue
 from memorizz_async.errors import ConfigurationError
 
 from .embedding_fakes import FakeBackend, vector_of
@@ -48,14 +48,14 @@ def provider_on(shelf: Shelf, **settings: Any) -> tuple[AsyncEmbeddingProvider, 
     return AsyncEmbeddingProvider(backend=backend, second_tier=shelf, **settings), backend
 
 
-async def test_what_the_cache_has_not_is_looked_for_and_what_nobody_has_is_kept() -> None:
+async def test_misses_are_looked_up_in_the_tier_and_computed_vectors_are_stored() -> None:
     """Each text once, also where a call names it twice; vectors in the texts' order."""
     shelf = Shelf()
-    assert isinstance(shelf, SecondTier)
+    assert isinstance(shelf, CacheBackend)
     first, backend = provider_on(shelf)
     async with first:
         await first.encode_documents_async(["a", "b", "a"])
-        await first.encode_documents_async(["a", "b"])  # the cache has them: nobody is asked
+        await first.encode_documents_async(["a", "b"])  # the cache has them
     assert shelf.asked == [2]
     assert len(shelf.vectors) == 2
     second, backend = provider_on(shelf)
@@ -68,7 +68,7 @@ async def test_what_the_cache_has_not_is_looked_for_and_what_nobody_has_is_kept(
     assert len(shelf.vectors) == 3
 
 
-async def test_it_serves_also_where_the_cache_is_off() -> None:
+async def test_the_tier_works_without_the_cache() -> None:
     """The tier is no part of the cache."""
     shelf = Shelf()
     for batches in ([["a"]], []):
@@ -79,11 +79,9 @@ async def test_it_serves_also_where_the_cache_is_off() -> None:
 
 
 @pytest.mark.parametrize("fault", ["broken", "hangs"])
-async def test_a_tier_that_is_away_is_left_alone_for_a_while(
-    fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failing_tier_is_paused(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call waits for it, for a moment; texts are computed, and those after it do not ask."""
-    monkeypatch.setattr(tiers, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(cache_module, "_TIER_TIMEOUT_S", 0.05)
     shelf = Shelf()
     setattr(shelf, fault, True)
     provider, backend = provider_on(shelf)
@@ -95,7 +93,7 @@ async def test_a_tier_that_is_away_is_left_alone_for_a_while(
         assert provider.stats().tier_failures == 1
 
 
-async def test_what_does_not_fit_is_computed_again() -> None:
+async def test_invalid_vectors_of_the_tier_are_computed_again() -> None:
     """Another dimension, NaN, zeros: a tier may hold anything."""
     for wrong in ([1.0, 2.0], [float("nan")] * 4, [0.0] * 4, [[1.0] * 4]):
         shelf = Shelf()
@@ -110,7 +108,7 @@ async def test_what_does_not_fit_is_computed_again() -> None:
         assert backend.batches == [["a"]]
 
 
-def test_a_function_without_a_name_of_its_own_has_no_second_tier() -> None:
+def test_a_second_tier_requires_a_model_name() -> None:
     """Every lambda is called `<lambda>`: its vectors would be taken for another's."""
     nameless = FunctionBackend(lambda texts: texts)
     with pytest.raises(ConfigurationError, match="model_name"):
@@ -122,7 +120,7 @@ def test_a_function_without_a_name_of_its_own_has_no_second_tier() -> None:
     st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5), min_size=1, max_size=6),
     st.sets(st.integers(0, 5)),
 )
-def test_whatever_is_asked_at_once_everybody_gets_the_right_vectors(
+def test_concurrent_calls_get_the_right_vectors_while_the_tier_fails(
     calls: list[list[str]], broken_at: set[int]
 ) -> None:
     """Over concurrent calls with shared texts, on a tier that comes and goes."""
@@ -147,7 +145,7 @@ class CountingBackend(FakeBackend):
         return [len(text.split()) for text in texts]
 
 
-async def test_documents_are_cut_by_their_counted_lengths() -> None:
+async def test_batches_are_formed_by_counted_lengths() -> None:
     """Texts of one length come in one batch, where an estimate by characters would mix them."""
     backend = CountingBackend()
     few = [f"{number:03} {'x' * 40}" for number in range(8)]
@@ -159,7 +157,7 @@ async def test_documents_are_cut_by_their_counted_lengths() -> None:
     assert all(len(each) == 1 for each in lengths)
 
 
-async def test_a_backend_that_cannot_count_does_no_harm() -> None:
+async def test_failures_of_count_tokens_are_ignored() -> None:
     """It raises, or answers too few: estimates will do."""
 
     class Broken(FakeBackend):
@@ -175,7 +173,7 @@ async def test_a_backend_that_cannot_count_does_no_harm() -> None:
         assert np.array_equal(found, np.stack([vector_of(text) for text in texts]))
 
 
-def test_only_documents_that_are_more_than_a_batch_are_counted() -> None:
+def test_only_documents_beyond_one_batch_are_counted() -> None:
     """A query never waits for a count, and what fits into one batch is cut by nothing."""
     queue = WorkQueue(4, 1_000)
     for number in range(WINDOW + 10):

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from memorizz_async.embeddings.backends import weights
-from memorizz_async.embeddings.backends.devices import available_devices, choose_device
+from memorizz_async.embeddings.backends.sentence_transformer import (
+    available_devices,
+    choose_device,
+)
 from memorizz_async.embeddings.backends.weights import DEFAULT_MODEL, canonical_name, find_weights
 from memorizz_async.errors import DeviceUnavailableError, ModelLoadError
 
@@ -20,7 +23,7 @@ constants = pytest.importorskip("huggingface_hub.constants")
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty Hugging Face cache, and a hub that nobody listens for."""
+    """An empty Hugging Face cache, and a hub that does not answer."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -39,14 +42,14 @@ def put_in_cache(cache: Path, repo: str, *, whole: bool) -> Path:
     return snapshot
 
 
-def test_the_cache_of_this_machine_comes_first(cache: Path) -> None:
+def test_the_local_cache_precedes_the_hub(cache: Path) -> None:
     """No request is made for a model that is there, the default one included."""
     snapshot = put_in_cache(cache, DEFAULT_MODEL, whole=True)
     found = find_weights(DEFAULT_MODEL)
     assert (found.location, found.local_only) == (str(snapshot), True)
 
 
-def test_the_wheel_serves_the_default_model_and_the_log_says_so_once(
+def test_the_wheel_provides_the_default_model_and_is_logged_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the cache has no whole copy; without asking the hub."""
@@ -60,7 +63,7 @@ def test_the_wheel_serves_the_default_model_and_the_log_says_so_once(
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_a_model_that_is_nowhere_is_an_error_at_once(
+def test_a_missing_model_is_an_error_at_once(
     cache: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
 ) -> None:
     """The hub's own client would try again for half a minute."""
@@ -71,7 +74,7 @@ def test_a_model_that_is_nowhere_is_an_error_at_once(
     assert time.monotonic() - started < 5
 
 
-def test_without_the_wheel_the_error_names_the_extra_that_has_it(
+def test_without_the_wheel_the_error_names_its_extra(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For the default model there is an easier way than the hub."""
@@ -80,8 +83,8 @@ def test_without_the_wheel_the_error_names_the_extra_that_has_it(
         find_weights(DEFAULT_MODEL)
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    """And one that does not exist is not asked for at the hub."""
+def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
+    """A missing folder is not looked up on the hub."""
     assert find_weights(str(tmp_path)).location == str(tmp_path)
     with pytest.raises(ModelLoadError, match="does not exist"):
         find_weights(str(tmp_path / "nothing"))
@@ -112,7 +115,7 @@ def torch_with(cuda: int = 0, *, mps: bool = False) -> Any:
         (torch_with(mps=True), "mps", "mps"),
     ],
 )
-def test_the_best_device_or_the_one_that_is_asked_for(
+def test_the_requested_device_or_the_best_is_chosen(
     torch: Any, wanted: str | None, device: str
 ) -> None:
     """Cuda > mps > cpu."""
@@ -120,7 +123,7 @@ def test_the_best_device_or_the_one_that_is_asked_for(
 
 
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:2", "mps", "tpu", "cpu:1", "cuda:x", "/"])
-def test_a_device_that_is_not_there_is_an_error_that_lists_what_is(wanted: str) -> None:
+def test_an_unavailable_device_is_an_error_that_lists_the_available(wanted: str) -> None:
     """Never another device in silence."""
     torch = torch_with(2) if wanted == "cuda:2" else torch_with()
     with pytest.raises(DeviceUnavailableError) as caught:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from email.message import Message
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,7 +20,6 @@ from support.errors import everything_shown
 from unit.embeddings.embedding_fakes import until, vector_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider
-from memorizz_async.embeddings.backends import openai
 from memorizz_async.embeddings.backends.openai import OpenAIBackend
 from memorizz_async.errors import (
     ClosedError,
@@ -28,7 +28,7 @@ from memorizz_async.errors import (
     MissingDependencyError,
 )
 
-pytest.importorskip("httpx", reason="the extra [openai] is not installed")
+openai: Any = pytest.importorskip("openai", reason="the extra [openai] is not installed")
 
 KEY = "sk-very-secret"
 
@@ -40,7 +40,7 @@ class Service:
         self.script: list[Any] = []
         self.refused = ""
         self.requests: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
+        self.headers: list[Message] = []
         self.at_once = 0
         self.most_at_once = 0
         self.lock = threading.Lock()
@@ -69,7 +69,7 @@ class Service:
         body = json.loads(handler.rfile.read(int(handler.headers["content-length"])))
         with self.lock:
             self.requests.append(body)
-            self.headers.append(dict(handler.headers))
+            self.headers.append(handler.headers)
             step = self.script.pop(0) if self.script else None
             if self.refused in body["input"]:
                 step = (400, {}, {})
@@ -108,7 +108,8 @@ class Service:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(openai, "_FIRST_WAIT", 0.001)
+    # Only to save time: the client waits half a second before its first retry.
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.001)
     service = Service()
     thread = threading.Thread(target=service.server.serve_forever, args=(0.01,))
     thread.start()
@@ -125,7 +126,7 @@ def provider_of(service: Service, **options: Any) -> AsyncEmbeddingProvider:
 
 
 async def test_many_texts_are_one_request(service: Service) -> None:
-    """In order, whatever order the service answers in; the key travels as a bearer token."""
+    """In the order of the texts, for any order of the answer; the key is a bearer token."""
     async with provider_of(service) as provider:
         assert provider.get_dimensions() == 4
         matrix = await provider.encode_documents_async(list("abc"))
@@ -138,8 +139,8 @@ async def test_many_texts_are_one_request(service: Service) -> None:
 @pytest.mark.parametrize(
     "trouble", [(503, {}, b"busy"), (429, {"Retry-After": "0"}, {}), (500, {}, {}), "drop"]
 )
-async def test_passing_trouble_is_tried_again(service: Service, trouble: Any) -> None:
-    """The caller does not hear of it; stats() do."""
+async def test_transient_failures_are_retried(service: Service, trouble: Any) -> None:
+    """The caller gets its vector; stats() counts the retries."""
     service.script = [trouble, trouble]
     async with provider_of(service, dimensions=4) as provider:
         np.testing.assert_allclose(
@@ -164,15 +165,15 @@ async def test_retry_after_is_honoured(service: Service, value: str) -> None:
         assert loop.time() - started >= at_least
 
 
-async def test_more_patience_than_a_minute_is_an_error_now(service: Service) -> None:
-    """Nobody waits an hour for a chat turn."""
+async def test_a_retry_after_of_an_hour_is_an_error_at_once(service: Service) -> None:
+    """A chat turn does not wait that long."""
     service.script = [(429, {"Retry-After": "3600"}, {"error": {"code": "rate_limit"}})]
     async with provider_of(service, dimensions=4) as provider:
         with pytest.raises(EmbeddingError, match=r"status 429 \(rate_limit\), after 1 tries"):
             await provider.encode_query_async("a")
 
 
-async def test_a_service_that_stays_down_is_asked_a_bounded_number_of_times(
+async def test_an_unavailable_service_gets_a_bounded_number_of_requests(
     service: Service,
 ) -> None:
     """And not text by text after that."""
@@ -183,14 +184,71 @@ async def test_a_service_that_stays_down_is_asked_a_bounded_number_of_times(
         assert len(service.requests) == 3
 
 
-async def test_a_wrong_key_is_said_without_the_key(service: Service) -> None:
-    """One request, no retry; the service's words, which repeat the key, are left out."""
-    said = {"error": {"message": f"Incorrect API key {KEY}", "code": "invalid_api_key"}}
-    service.script = [(401, {}, said)]
+async def test_a_refused_key_is_reported_without_the_key(service: Service) -> None:
+    """One request, no retry; the service's message, which repeats the key, is left out."""
+    answer = {"error": {"message": f"Incorrect API key {KEY}", "code": "invalid_api_key"}}
+    service.script = [(401, {}, answer)]
     async with provider_of(service, dimensions=4) as provider:
         with pytest.raises(EmbeddingError, match=r"status 401 \(invalid_api_key\)") as caught:
             await provider.encode_documents_async(["a", "b"])
         assert KEY not in str(caught.value) + repr(provider) + repr(provider._backend)
+        assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize("trouble", [400, 401, 413, 429, 500, 307, "drop", "hang", b"<", b"[]"])
+async def test_no_error_and_no_log_shows_a_text_or_a_secret(
+    service: Service, trouble: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in the chain of causes nor in the client's own log records, at any level."""
+    text, password = "her PIN is 4711", "pass-word"
+    repeated = {"error": {"message": f"{KEY} {text}", "code": f"{KEY} {text}", "param": text}}
+    if isinstance(trouble, int):
+        trouble = (trouble, {"Location": f"{service.url}/x"}, repeated)
+    elif isinstance(trouble, bytes):
+        trouble = (200, {}, trouble + f"{KEY} {text}".encode())
+    service.script = [trouble] * 8
+    caplog.set_level(logging.DEBUG)
+    address = service.url.replace("http://", f"http://user:{password}@")
+    backend = OpenAIBackend(
+        "m", base_url=address, api_key=KEY, dimensions=4, timeout=0.2, max_retries=1
+    )
+    async with AsyncEmbeddingProvider(backend=backend) as provider:
+        with pytest.raises(EmbeddingError) as caught:
+            await provider.encode_query_async(text)
+    assert service.requests
+    shown = [*everything_shown(caught.value), *(r.getMessage() for r in caplog.records)]
+    assert not [words for words in shown for secret in (KEY, text, password) if secret in words]
+
+
+async def test_credentials_in_the_address_are_sent_as_basic_authentication(
+    service: Service,
+) -> None:
+    """They win over the key, as the address is the more specific of the two."""
+    address = service.url.replace("http://", "http://user:p%40ss@")
+    backend = OpenAIBackend("m", base_url=address, api_key=KEY, dimensions=4)
+    async with AsyncEmbeddingProvider(backend=backend) as provider:
+        await provider.encode_query_async("a")
+    expected = "Basic " + base64.b64encode(b"user:p@ss").decode()
+    assert service.headers[0]["Authorization"] == expected
+
+
+async def test_without_a_key_no_key_is_sent(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most local services need none."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    backend = OpenAIBackend("m", base_url=service.url, dimensions=4)
+    async with AsyncEmbeddingProvider(backend=backend) as provider:
+        await provider.encode_query_async("a")
+    assert "Authorization" not in service.headers[0]
+
+
+async def test_a_redirect_is_not_followed(service: Service) -> None:
+    """Texts go to the configured host only."""
+    service.script = [(307, {"Location": f"{service.url}/elsewhere"}, {})]
+    async with provider_of(service, dimensions=4) as provider:
+        with pytest.raises(EmbeddingError, match="status 307"):
+            await provider.encode_query_async("a")
         assert len(service.requests) == 1
 
 
@@ -203,7 +261,7 @@ async def test_a_request_that_is_too_large_is_halved(service: Service) -> None:
         assert [len(r["input"]) for r in service.requests] == [4, 2, 2]
 
 
-async def test_a_bad_text_fails_alone(service: Service) -> None:
+async def test_a_refused_text_fails_alone(service: Service) -> None:
     """400 may be one text's fault."""
     service.refused = "bad"
     async with provider_of(service, dimensions=4) as provider:
@@ -214,8 +272,17 @@ async def test_a_bad_text_fails_alone(service: Service) -> None:
         assert [isinstance(result, EmbeddingError) for result in results] == [False, True, False]
 
 
-@pytest.mark.parametrize("answer", [b"<html>", {"data": 3}, {"data": [{}]}, {"data": []}])
-async def test_an_answer_without_vectors_is_an_error(service: Service, answer: Any) -> None:
+ROW = {"index": 0, "embedding": [1.0] * 4}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", [], {"data": 3}, {"data": [{}]}, {"data": []}, {"data": [ROW, ROW]},
+     {"data": [{**ROW, "index": 1}]}],
+)  # fmt: skip
+async def test_an_answer_without_one_vector_for_each_text_is_an_error(
+    service: Service, answer: Any
+) -> None:
     """Never an empty result."""
     service.script = [(200, {}, answer)]
     async with provider_of(service, dimensions=4) as provider:
@@ -238,7 +305,7 @@ async def test_requests_run_at_the_same_time(service: Service) -> None:
             await task
 
 
-async def test_closing_ends_a_request_that_hangs_at_once(service: Service) -> None:
+async def test_closing_ends_a_hanging_request_at_once(service: Service) -> None:
     """No thread waits for the service's answer."""
     service.script = ["hang"]
     provider = provider_of(service, dimensions=4)
@@ -251,7 +318,7 @@ async def test_closing_ends_a_request_that_hangs_at_once(service: Service) -> No
     assert provider.stats().workers == 0
 
 
-async def test_a_timeout_is_tried_again_and_then_an_error(service: Service) -> None:
+async def test_a_timeout_is_retried_and_then_an_error(service: Service) -> None:
     """The kind of failure is named."""
     service.script = ["hang", "hang"]
     async with provider_of(service, dimensions=4, timeout=0.05, max_retries=1) as provider:
@@ -259,8 +326,8 @@ async def test_a_timeout_is_tried_again_and_then_an_error(service: Service) -> N
             await provider.encode_query_async("a")
 
 
-async def test_dimensions_are_asked_of_the_service(service: Service) -> None:
-    """And taken on trust only until the first answer."""
+async def test_dimensions_are_requested_from_the_service(service: Service) -> None:
+    """The first answer confirms them."""
     async with provider_of(service, dimensions=2) as provider:
         assert (await provider.encode_query_async("a")).shape == (2,)
         assert service.requests[0]["dimensions"] == 2
@@ -274,7 +341,7 @@ def test_a_service_is_used_from_two_loops(service: Service) -> None:
     provider.shutdown()
 
 
-def test_an_address_that_cannot_be_read_is_refused_without_being_shown() -> None:
+def test_an_unreadable_address_is_an_error_that_does_not_show_it() -> None:
     """It may hold a password."""
     with pytest.raises(ConfigurationError) as caught:
         OpenAIBackend("m", base_url="user:secret@host")
@@ -336,9 +403,11 @@ async def test_an_environment_that_no_client_can_be_made_from_is_named(
     assert not any("Zq1x" in said for said in everything_shown(caught.value))
 
 
-async def test_without_httpx_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_client_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """At the first use."""
-    monkeypatch.setitem(__import__("sys").modules, "httpx", None)
+    monkeypatch.setitem(__import__("sys").modules, "openai", None)
     provider = AsyncEmbeddingProvider(backend=OpenAIBackend("m", base_url="http://localhost:1"))
     with pytest.raises(MissingDependencyError, match=r"pip install .*\.\[openai\]"):
         await provider.load_async()

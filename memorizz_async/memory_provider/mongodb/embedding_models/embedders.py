@@ -8,8 +8,8 @@ from memorizz_async.embeddings.protocol import Embedder
 from memorizz_async.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from memorizz_async.embeddings.adapters import ManagedEmbedder
-    from memorizz_async.embeddings.tier import SecondTier
+    from memorizz_async.embeddings.cache import CacheBackend
+    from memorizz_async.embeddings.protocol import ManagedEmbedder
 
 
 class Embedders:
@@ -17,14 +17,16 @@ class Embedders:
 
     given: what the user passed as `embedding_provider`; None means the process-wide one.
     retiring: what embedded the rows so far, while they are being changed to the other.
-    second_tier: where vectors are kept beyond this process, if anywhere.
+    cache_backend: stores vectors beyond this process, if given.
     """
 
-    def __init__(self, given: Any, retiring: Any, second_tier: SecondTier | None = None) -> None:
+    def __init__(
+        self, given: Any, retiring: Any, cache_backend: CacheBackend | None = None
+    ) -> None:
         self._given = (given, retiring)
         self._made: dict[int, ManagedEmbedder] = {}
         self._shown: dict[int, ManagedEmbedder] = {}
-        self._second_tier = second_tier
+        self._cache_backend = cache_backend
         # What cannot embed is refused here, not in the first call. No model is loaded for that.
         for which, value in enumerate(self._given):
             if value is not None:
@@ -75,12 +77,12 @@ class Embedders:
         return self._shown[which]
 
     def _tiered(self, embedder: ManagedEmbedder) -> ManagedEmbedder:
-        if self._second_tier is None:
+        if self._cache_backend is None:
             return embedder
         # As above: the engine comes with it.
-        from memorizz_async.embeddings.second_tier import with_second_tier  # noqa: PLC0415
+        from memorizz_async.embeddings.adapters import with_cache_backend  # noqa: PLC0415
 
-        return with_second_tier(embedder, self._second_tier)
+        return with_cache_backend(embedder, self._cache_backend)
 
 
 def _embedder_of(value: Any) -> ManagedEmbedder:

@@ -1,4 +1,4 @@
-"""The seam where texts come in and vectors come out: both are checked here and nowhere else."""
+"""Validation at the border: the texts that come in and the vectors that come out."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from memorizz_async.redaction import shown
 from memorizz_async.validation import is_unicode
 
 
-def checked_text(text: object) -> str:
-    """The text, or InvalidQueryError where it is not a string with something in it."""
+def validate_text(text: object) -> str:
+    """Return the text.
+
+    Raises:
+        InvalidQueryError: It is not a string, is empty, or is not valid Unicode.
+    """
     if not isinstance(text, str):
         raise InvalidQueryError("A text to embed must be a string", seen=shown(text))
     if not text or text.isspace():
@@ -24,7 +28,7 @@ def checked_text(text: object) -> str:
             seen=f"{len(text)} characters, all of them white space" if text else "''",
             fix="leave empty texts out",
         )
-    # Here, before a batch is made: the texts of others in it must not fail for this one.
+    # Before it joins a batch: the other texts in it must not fail because of this one.
     if not is_unicode(text):
         raise InvalidQueryError(
             "A text to embed is not valid Unicode",
@@ -34,8 +38,12 @@ def checked_text(text: object) -> str:
     return text
 
 
-def checked_texts(texts: object) -> list[str]:
-    """The texts as a list, or InvalidQueryError that names the first that is wrong by position."""
+def validate_texts(texts: object) -> list[str]:
+    """Return the texts as a list.
+
+    Raises:
+        InvalidQueryError: Not a sequence of texts; names the position of the first invalid one.
+    """
     if isinstance(texts, str | bytes | bytearray) or not isinstance(texts, Sequence):
         raise InvalidQueryError(
             "Texts to embed must be a list of strings",
@@ -44,7 +52,7 @@ def checked_texts(texts: object) -> list[str]:
         )
     for position, text in enumerate(texts):
         try:
-            checked_text(text)
+            validate_text(text)
         except InvalidQueryError as error:
             raise InvalidQueryError(
                 f"{error.what} (position {position} of {len(texts)})",
@@ -55,10 +63,20 @@ def checked_texts(texts: object) -> list[str]:
 
 
 def as_matrix(values: Any, count: int, dimensions: int | None) -> Matrix:
-    """What a backend returned, as float32 of shape (count, dimensions).
+    """Convert the return value of a backend to one matrix.
 
-    Raises EmbeddingError for another number of vectors, another dimension, or what is no numbers.
-    NaN is left in: `bad_rows` says which rows have it, so that one text can fail alone.
+    NaN is kept: `invalid_rows` finds such rows, so that one text can fail alone.
+
+    Args:
+        values: An array, or a sequence of vectors.
+        count: Number of texts.
+        dimensions: Length of every vector; None accepts any.
+
+    Returns:
+        Shape (count, dimensions), float32.
+
+    Raises:
+        EmbeddingError: The number of vectors or their length differs, or they are not numbers.
     """
     matrix: Matrix | None = None
     failure = ""
@@ -80,53 +98,63 @@ def as_matrix(values: Any, count: int, dimensions: int | None) -> Matrix:
         )
     if matrix.shape[0] != count:
         raise EmbeddingError(
-            "The embedding backend returned another number of vectors than it was given texts",
+            "The embedding backend returned a different number of vectors than texts",
             seen=f"{matrix.shape[0]} vectors for {count} texts",
             fix="return exactly one vector for each text, in order",
         )
     if matrix.shape[1] == 0 or (dimensions is not None and matrix.shape[1] != dimensions):
         raise EmbeddingError(
-            "The embedding backend returned vectors of another dimension than before",
+            "The embedding backend returned vectors of a different dimension than before",
             seen=f"{matrix.shape[1]} instead of {dimensions or 'at least 1'}",
             fix="use one model per provider",
         )
     return matrix
 
 
-def bad_rows(matrix: Matrix) -> npt.NDArray[np.bool_]:
-    """Which rows cannot be searched with: NaN, infinity, or zeros only. Shape (rows,)."""
+def invalid_rows(matrix: Matrix) -> npt.NDArray[np.bool_]:
+    """Find rows that cannot be compared: NaN, infinity, or zeros only.
+
+    Returns:
+        Shape (rows,), True for an invalid row.
+    """
     # One pass: the sum of squares is NaN or infinite for the first two and 0 for the third.
     squares = np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64)
-    wrong: npt.NDArray[np.bool_] = ~np.isfinite(squares) | (squares == 0)
-    return wrong
+    invalid: npt.NDArray[np.bool_] = ~np.isfinite(squares) | (squares == 0)
+    return invalid
 
 
-def bad_vector_error(vector: Vector) -> EmbeddingError:
-    """Says what is wrong with a row that `bad_rows` found."""
+def invalid_vector_error(vector: Vector) -> EmbeddingError:
+    """Return the error for a row that `invalid_rows` found."""
     if np.isnan(vector).any():
-        seen = "NaN in it"
+        seen = "a vector with NaN"
     elif not np.isfinite(vector).all():
-        seen = "infinity in it"
+        seen = "a vector with infinity"
     else:
         seen = "zeros only"
     return EmbeddingError(
         "The embedding backend returned a vector that cannot be compared",
         seen=seen,
-        fix="use dtype='float32' where a smaller type overflows, or look at the backend",
+        fix="use dtype='float32' if a smaller type overflows, or check the backend",
     )
 
 
-def frozen(vector: Vector) -> Vector:
-    """A read-only copy: the cache and every waiter can share it."""
+def read_only_copy(vector: Vector) -> Vector:
+    """Return a copy that the cache and every caller can share. Float32, the same shape."""
     copy = np.array(vector, dtype=np.float32, copy=True)
     copy.flags.writeable = False
     return copy
 
 
-def shortened(matrix: Matrix, dimensions: int | None, *, normalize: bool) -> Matrix:
-    """The first `dimensions` numbers of each row (Matryoshka), at length 1 where asked.
+def truncate(matrix: Matrix, dimensions: int | None, *, normalize: bool) -> Matrix:
+    """Truncate vectors (Matryoshka) and scale them.
 
-    Rows that came at length 1 leave at length 1 also when they are cut.
+    Args:
+        matrix: Shape (rows, model dimensions).
+        dimensions: Numbers to keep of each row; None keeps all.
+        normalize: Whether rows are scaled to length 1. Truncated rows of length 1 always are.
+
+    Returns:
+        Shape (rows, dimensions).
     """
     cut = dimensions is not None and dimensions < matrix.shape[1]
     if not cut and not normalize:
@@ -138,6 +166,6 @@ def shortened(matrix: Matrix, dimensions: int | None, *, normalize: bool) -> Mat
     if not normalize:
         return np.ascontiguousarray(kept)
     norms = np.linalg.norm(kept, axis=1, keepdims=True)
-    # A row of zeros stays one, for `bad_rows` to find.
+    # A row of zeros remains one, for `invalid_rows` to find.
     unit: Matrix = np.divide(kept, norms, out=np.zeros_like(kept), where=norms > 0)
     return unit

@@ -1,8 +1,7 @@
-"""What well-known models want put before a text.
+"""Prompts: the prefixes that well-known models expect before a text.
 
-A prompt that is given to the provider wins; then what the model's own configuration says; then this
-table, for models that were published before such configurations. A model that nobody names here
-gets no prompt.
+A prompt passed by the user takes precedence, then the model's own configuration, then this table,
+for models published before such configurations. Any other model gets no prompt.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from memorizz_async.validation import checked_text
 
 _BGE = "Represent this sentence for searching relevant passages: "
 
-# The first pattern that is found in the model's name. Each is what the model's own card says.
+# The first pattern found in the model's name decides. The prompts are those of the model cards.
 _KNOWN: tuple[tuple[re.Pattern[str], Prompts], ...] = (
     (
         re.compile(r"(^|/)(multilingual-)?e5-(small|base|large)(-v2)?$"),
@@ -37,13 +36,17 @@ _KNOWN: tuple[tuple[re.Pattern[str], Prompts], ...] = (
 
 
 def known_prompts(model_name: str) -> Prompts:
-    """The prompts of a model by its name; empty ones where it is not in the table."""
+    """Return the prompts of a model by its name; empty ones if it is not in the table."""
     name = model_name.lower()
     return next((prompts for pattern, prompts in _KNOWN if pattern.search(name)), Prompts())
 
 
 def check_prompts(*prompts: object) -> None:
-    """Raise ConfigurationError for a prompt that is no text; None and "" are allowed."""
+    """Check prompts; None and "" are allowed.
+
+    Raises:
+        ConfigurationError: A prompt is not a text.
+    """
     for prompt in prompts:
         is_empty = isinstance(prompt, str) and not prompt
         if prompt is not None and not is_empty:
@@ -53,9 +56,13 @@ def check_prompts(*prompts: object) -> None:
 def choose_prompts(
     model_name: str, configured: Mapping[str, str], query: str | None, document: str | None
 ) -> Prompts:
-    """The prompts in force: the given ones, else the model's configuration, else the table.
+    """Return the prompts to use.
 
-    An empty string that is given means: none.
+    Args:
+        model_name: Looked up in the table.
+        configured: The prompts of the model's own configuration, by name.
+        query: Passed by the user; None if not passed, `""` for no prompt.
+        document: Likewise.
     """
     known = known_prompts(model_name)
     own = Prompts(
