@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from click.shell_completion import CompletionItem
 
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError, MemorizzAsyncError
-from memorizz_async.validation import checked_limit, checked_query
+from memorizz_async.validation import checked_limit, checked_query, checked_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,6 +108,7 @@ def _json_filter(text: str) -> Any:
 
 
 TEXT = Checked("text")
+URI = Checked("uri", partial(checked_text, "The URI"))
 QUERY = Checked("query", checked_query)
 LIMIT = Checked("number", _limit)
 JSON_FILTER = Checked("json", _json_filter)
@@ -135,7 +137,7 @@ def database_options(default: str = "memorizz") -> Callable[[F], F]:
     def decorate(command: F) -> F:
         help_text = f"Database (default: the one in the URI, else {default})."
         command = click.option("--db", type=TEXT, metavar="NAME", help=help_text)(command)
-        return click.option("--uri", type=TEXT, metavar="URI", help=_URI)(command)
+        return click.option("--uri", type=URI, metavar="URI", help=_URI)(command)
 
     return decorate
 

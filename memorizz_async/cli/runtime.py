@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -44,6 +43,8 @@ def run_on_provider(
     Returns:
         The result of the call.
     """
+    import asyncio
+
     from memorizz_async.config import MongoDBConfig
     from memorizz_async.embeddings import AsyncEmbeddingProvider
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
