@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from atlas_standin import AtlasStandin
 from support.embedder import CountingEmbedder
+from support.internals import session_of
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 
@@ -136,7 +137,7 @@ def insert_raw(provider: AsyncMongoDBProvider) -> Callable[..., Any]:
 
         from memorizz_async.deadline import Deadline
 
-        session = await provider._connection.session()
+        session = await session_of(provider)
         outcome = await session.driver.insert_many(
             collection,
             [{"_id": ObjectId(), **row} for row in rows],

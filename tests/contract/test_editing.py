@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bson import Binary, ObjectId
+from support.internals import session_of
 
 from memorizz_async import (
     EVERY_TENANT,
@@ -90,7 +91,7 @@ async def test_an_embedding_is_put_in_the_form_asked_for(
         "SUMMARIES",
         embedding_form=form,  # type: ignore[arg-type]
     )
-    session = await provider._connection.session()
+    session = await session_of(provider)
     from memorizz_async.deadline import Deadline
 
     [stored] = await session.driver.find("summaries", {}, deadline=Deadline.after(5_000))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from support.internals import session_of
 from support.models import Model
 
 from memorizz_async import AsyncMongoDBProvider, ConfigurationError, MemoryType, MongoDBConfig
@@ -25,7 +26,7 @@ def cached(config: MongoDBConfig) -> MongoDBConfig:
 
 
 async def driver_of(provider: AsyncMongoDBProvider) -> Any:
-    return (await provider._connection.session()).driver
+    return (await session_of(provider)).driver
 
 
 async def test_what_was_embedded_once_is_not_computed_again(cached: MongoDBConfig) -> None:
@@ -55,7 +56,7 @@ async def test_a_row_holds_a_digest_and_no_text_and_expires(cached: MongoDBConfi
     config = replace(cached, embedding_cache_ttl_s=3600)
     async with AsyncMongoDBProvider(config, embedding_provider=Model("m/8")) as provider:
         await provider.store_async("a secret", KB, memory_id="m")
-        session = await provider._connection.session()
+        session = await session_of(provider)
         await session.cache.close()
         driver = session.driver
         [row] = await driver.find("embedding_cache", {}, deadline=Deadline.after(10_000))
@@ -82,7 +83,7 @@ async def test_an_odd_row_of_the_tier_is_computed_again(
     model = Model("m/8")
     async with AsyncMongoDBProvider(cached, embedding_provider=model) as provider:
         await provider.store_async("a", KB, memory_id="m")
-        session = await provider._connection.session()
+        session = await session_of(provider)
         await session.cache.close()
         await session.driver.update_many(
             "embedding_cache", {}, {"$set": {"vector": "broken"}}, deadline=Deadline.after(10_000)

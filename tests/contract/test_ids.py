@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from bson import Binary, Decimal128, ObjectId
+from support.internals import session_of
 
 from memorizz_async import AsyncMongoDBProvider, InvalidFilterError
 
@@ -128,7 +129,7 @@ async def test_rows_of_unusual_ids_are_counted(
         await provider.retrieve_memory_units_by_query_async(
             query_embedding=[1.0, 0.0] * 4, memory_id="ada", limit=100, mode="vector"
         )
-    session = await provider._connection.session()
+    session = await session_of(provider)
     await session.tracker._write()
     rows = await provider.list_async(FACTS, memory_id="ada")
     assert [row.get("recall_count") for row in rows] == [2] * len(ids)

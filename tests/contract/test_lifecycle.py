@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.embedder import CountingEmbedder
+from support.internals import session_of
 
 from memorizz_async import (
     AsyncMongoDBProvider,
@@ -169,7 +170,7 @@ async def test_an_index_of_another_name_is_left_as_it_is(
     provider: AsyncMongoDBProvider, backend: str
 ) -> None:
     """Somebody's own index over the same fields is no reason to fail."""
-    session = await provider._connection.session()
+    session = await session_of(provider)
     await session.driver.create_index(
         "knowledge_base", [("user_id", 1)], name="theirs", deadline=Deadline.after(10_000)
     )
@@ -242,7 +243,7 @@ async def test_what_this_server_cannot_do_is_a_clear_error(
     provider: AsyncMongoDBProvider, backend: str
 ) -> None:
     """memory:// has no commands; a server answers them."""
-    session = await provider._connection.session()
+    session = await session_of(provider)
     deadline = Deadline.after(10_000)
     if backend == "memory":
         with pytest.raises(UnsupportedOperationError, match="local"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from support.internals import session_of
 from support.models import Model
 
 from memorizz_async import (
@@ -50,13 +51,13 @@ async def opened(config: MongoDBConfig, on_atlas: bool) -> AsyncIterator[Opened]
 
 async def raw(provider: AsyncMongoDBProvider, collection: str) -> list[dict[str, Any]]:
     """The rows as they are stored."""
-    session = await provider._connection.session()
+    session = await session_of(provider)
     return await session.driver.find(collection, {}, deadline=Deadline.after(10_000))
 
 
 async def put(provider: AsyncMongoDBProvider, collection: str, *rows: dict[str, Any]) -> None:
     """Write rows as another program would."""
-    session = await provider._connection.session()
+    session = await session_of(provider)
     rows = tuple({"_id": ObjectId(), **row} for row in rows)
     outcome = await session.driver.insert_many(collection, rows, deadline=Deadline.after(10_000))
     assert not outcome.refused
@@ -189,14 +190,14 @@ async def test_a_collection_without_vectors_is_free_for_any_model(
     """Once all its rows are gone, or their vectors, nothing binds it to the model they had."""
     async with opened(OLD) as provider:
         await provider.store_async("red", KB, memory_id="m")
-        session = await provider._connection.session()
+        session = await session_of(provider)
         await session.driver.delete_many("knowledge_base", {}, deadline=Deadline.after(10_000))
         await settle()
     async with opened(Model("new/12", 12)) as provider:
         assert await contents(provider, "red") == []
         with pytest.raises(EmbeddingModelMismatchError):  # its first row may be on its way
             await provider.store_async("blue", KB, memory_id="m")
-        session = await provider._connection.session()
+        session = await session_of(provider)
         await session.driver.update_many(
             "embedding_models",
             {},

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.embedder import CountingEmbedder, vector_of
+from support.internals import session_of
 
 from memorizz_async import (
     AsyncMongoDBProvider,
@@ -329,7 +330,7 @@ async def test_another_text_index_is_used_as_it_is_and_reported(
     provider: AsyncMongoDBProvider, backend: str
 ) -> None:
     """A collection can have only one: the user's stays, and serves."""
-    session = await provider._connection.session()
+    session = await session_of(provider)
     from memorizz_async.deadline import Deadline
 
     deadline = Deadline.after(10_000)
@@ -363,7 +364,7 @@ async def test_a_text_index_that_is_dropped_is_noticed(
     assert len(await found(indexed, "door")) == 4
     from memorizz_async.deadline import Deadline
 
-    session = await indexed._connection.session()
+    session = await session_of(indexed)
     drop = {"dropIndexes": "knowledge_base", "index": "memorizz_text"}
     await session.driver.command(drop, deadline=Deadline.after(10_000))
     hits = await indexed.retrieve_memory_units_by_query_async("door", None, "m", KB)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.internals import session_of
 from support.models import REFUSED, Model
 
 from memorizz_async import (
@@ -125,7 +126,7 @@ async def test_nothing_is_seen_of_it_until_it_is_switched(opened: Opened, settle
         assert row is not None
         assert "embedding_next" not in row
         edited = staged[0]["_id"]
-        session = await provider._connection.session()
+        session = await session_of(provider)
         await session.driver.update_many(
             "knowledge_base",
             {"_id": edited},
@@ -225,7 +226,7 @@ async def test_a_text_that_no_model_embeds_is_named_and_its_type_not_switched(
         assert (report.rows, report.failed_count, report.switched) == (2, 1, False)
         assert "bad" in report.failed
         assert await contents(provider, "a") != []
-        session = await provider._connection.session()
+        session = await session_of(provider)
         await session.driver.delete_many(
             "knowledge_base", {"_id": "bad"}, deadline=provider._call(None).for_database()
         )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from atlas_standin import AtlasStandin
 from support.embedder import DIMENSIONS, CountingEmbedder, vector_of
+from support.internals import session_of
 
 from memorizz_async import (
     AsyncMongoDBProvider,
@@ -123,7 +124,7 @@ async def test_an_index_of_memorizz_is_widened_and_keeps_its_fields(
 ) -> None:
     """The `vector_index` of memorizz keeps its fields and gains the filter fields that we need."""
     await provider.store_async("a", KB, memory_id="m")
-    session = await provider._connection.session()
+    session = await session_of(provider)
     deadline = Deadline.after(20_000)
     vector = {"type": "vector", "path": "embedding", "numDimensions": 8, "similarity": "cosine"}
     theirs = [vector, {"type": "filter", "path": "embedded_by"}]
@@ -171,7 +172,7 @@ async def test_every_servers_no_search_here_leads_to_an_exact_search(
 
 async def command(provider: AsyncMongoDBProvider, **body: Any) -> None:
     """What somebody else does to the indexes, behind our back."""
-    session = await provider._connection.session()
+    session = await session_of(provider)
     await session.driver.command(body, deadline=Deadline.after(20_000))
 
 
@@ -190,7 +191,7 @@ async def test_the_definition_is_as_configured(config: MongoDBConfig) -> None:
     )
     async with AsyncMongoDBProvider(chosen) as provider:
         await provider.ensure_indexes_async([KB, "summaries"])
-        session = await provider._connection.session()
+        session = await session_of(provider)
         fields = {}
         for collection in ("knowledge_base", "summaries"):
             state = await look(session.driver, collection, "mine", Deadline.after(10_000))
@@ -272,7 +273,7 @@ async def test_programs_that_make_the_same_indexes_at_once_all_succeed(
         reports = await asyncio.gather(
             *(provider.ensure_indexes_async([KB, "summaries"]) for provider in providers)
         )
-        session = await providers[0]._connection.session()
+        session = await session_of(providers[0])
         state = await look(session.driver, "knowledge_base", "vector_index", Deadline.after(10_000))
         assert state is not None
         paths = {field["path"] for field in state.definition["fields"]}
@@ -443,7 +444,7 @@ async def test_exact_and_candidates_reach_the_server(
     rows that hybrid recall wants of it.
     """
     await provider.ensure_indexes_async([KB])
-    session = await provider._connection.session()
+    session = await session_of(provider)
     stages = []
     aggregate = session.driver.aggregate
 

@@ -14,6 +14,7 @@ from typing import Any
 import pymongo
 import pytest
 from support.embedder import CountingEmbedder
+from support.internals import session_of
 from support.standalone import direct, replica_set
 
 from memorizz_async import (
@@ -373,7 +374,7 @@ async def test_counts_that_a_validator_refuses_are_logged_once(
         database.command("collMod", "facts", validator={"title": {"$exists": True}})
         for number in range(3):
             assert len(await recalled(provider, f"bees {number}")) == 1
-            await (await provider._connection.session()).tracker._write()
+            await (await session_of(provider)).tracker._write()
     assert ["recall counts of 'facts'" in line for line in warnings(caplog)] == [True]
 
 
@@ -437,7 +438,7 @@ async def test_a_user_who_may_only_read_recalls(
             hits = await recalled(reader, f"bees {number}")
             assert len(hits) == 2
             assert (hits.mode, hits.strategy) == ("hybrid", "resident")
-            await (await reader._connection.session()).tracker._write()
+            await (await session_of(reader)).tracker._write()
     lines = warnings(caplog)
     assert ["recall counts" in line for line in lines] == [True]
     assert len(lines[0]) < 250
@@ -526,7 +527,7 @@ async def test_without_a_majority_recall_scans_and_is_not_stale(
         async with opened(configs[0]) as one, opened(configs[1]) as two:
             await one.store_async("bees", KB, memory_id="ada")
             for provider in (one, two):
-                assert await (await provider._connection.session()).residents.caught_up(
+                assert await (await session_of(provider)).residents.caught_up(
                     Deadline.after(20_000)
                 )
                 assert (await recalled(provider)).strategy == "resident"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from support.embedder import CountingEmbedder
 from support.heartbeat import heartbeat
+from support.internals import session_of
 
 from memorizz_async import (
     AsyncEmbeddingProvider,
@@ -226,7 +227,7 @@ async def spoil(provider: AsyncMongoDBProvider, collection: str) -> None:
 
     from memorizz_async.deadline import Deadline
 
-    session = await provider._connection.session()
+    session = await session_of(provider)
     rows = [{"_id": ObjectId(), "memory_id": "ada", "content": "x", "embedding": [1.0, 2.0]}]
     await session.driver.insert_many(collection, rows, deadline=Deadline.after(10_000))
 

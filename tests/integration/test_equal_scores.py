@@ -13,6 +13,7 @@ import numpy as np
 import pymongo
 import pytest
 from bson import ObjectId
+from support.internals import session_of
 
 from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -51,7 +52,7 @@ class Rows:
         self.other.insert_one({"content": content, **row})
 
     async def settle(self) -> None:
-        session = await self.provider._connection.session()
+        session = await session_of(self.provider)
         assert await session.residents.caught_up(Deadline.after(30_000))
 
     async def recall(self, consistency: str = "session", **more: Any) -> Any:
@@ -237,7 +238,7 @@ async def test_equals_of_two_models_come_by_id(rows: Rows) -> None:
         similarity="cosine", include_embedding=False, now=datetime.now(UTC),
         deadline=Deadline.after(20_000), model="old", changing=Changing("new", query),
     )  # fmt: skip
-    session = await rows.provider._connection.session()
+    session = await session_of(rows.provider)
     answer = await halves.search(session.driver, request)
     assert [row["_id"] for row, _ in answer.rows] == [0, 1, 2]
 

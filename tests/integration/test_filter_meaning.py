@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.embedder import DIMENSIONS
 from support.filter_strategies import filters_over
+from support.internals import session_of
 
 from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
 from memorizz_async.deadline import Deadline
@@ -118,7 +119,7 @@ class EveryWay:
             {"_id": ObjectId(), "memory_id": tenant, "embedding": [1.0] * DIMENSIONS, **row}
             for row in given_rows
         ]
-        driver = (await self.resident._connection.session()).driver
+        driver = (await session_of(self.resident)).driver
         outcome = await driver.insert_many(KB.collection, written, deadline=Deadline.after(10_000))
         assert outcome.at is not None
         self.resident._search.written(KB.collection, outcome.at)

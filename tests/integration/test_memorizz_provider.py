@@ -26,6 +26,7 @@ from memorizz.memagent.managers.memory_manager import _callable_accepts
 from memorizz.memory_provider.base import _UNSET, MemoryProvider
 from memorizz.memory_provider.filesystem.provider import _FS_UNSET
 from memorizz.memory_provider.mongodb.provider import _MONGO_UNSET
+from support.internals import open_clients, session_of
 
 from memorizz_async import (
     EVERY_TENANT,
@@ -96,7 +97,7 @@ def stored(provider: MemorizzProvider, kind: str) -> list[dict[str, Any]]:
     from memorizz_async.deadline import Deadline
 
     async def find() -> list[dict[str, Any]]:
-        session = await provider._inner._connection.session()
+        session = await session_of(provider._inner)
         return await session.driver.find(kind, {}, deadline=Deadline.after(10_000))
 
     return provider._background.run(find)
@@ -855,7 +856,7 @@ def test_the_async_face_uses_the_same_connections(provider: MemorizzProvider) ->
     for _ in range(2):
         results = asyncio.run(recall())
         assert [hit["content"] for hit in results["CONVERSATION_MEMORY"]] == ["the release"]
-    assert len(provider._inner._connection._entries) == 1
+    assert open_clients(provider._inner) == 1
     assert provider.list_all(T.CONVERSATION_MEMORY)  # the `async with` above closed nothing
     assert provider.aio.embedder is provider._inner.embedder
 
@@ -976,7 +977,7 @@ def test_sixteen_threads_lose_no_update(provider: MemorizzProvider) -> None:
     entries = json.loads(final["content"])
     assert appended == len(entries) == len({tuple(entry) for entry in entries}) == 160
     assert len(provider.list_all(T.CONVERSATION_MEMORY)) == 160
-    assert len(provider._inner._connection._entries) == 1
+    assert open_clients(provider._inner) == 1
 
 
 # -- closing -----------------------------------------------------------------------------------
@@ -1038,9 +1039,9 @@ async def test_a_provider_that_was_lent_stays_open(make: Make, mongod: Any, db_n
     async with AsyncMongoDBProvider(config, embedding_provider=embed) as lent:
         adapter = make(lent)
         row_id = await asyncio.to_thread(adapter.store, turn("x"), T.SUMMARIES)
-        assert len(lent._connection._entries) == 2
+        assert open_clients(lent) == 2
         await asyncio.to_thread(adapter.close)
-        assert len(lent._connection._entries) == 1
+        assert open_clients(lent) == 1
         assert await lent.get_async(row_id, "SUMMARIES", memory_id="m")
 
 

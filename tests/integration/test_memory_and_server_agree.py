@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pymongo
 import pytest
+from support.internals import session_of
 from support.random_writer import KIND, LARGE, NOW, TENANTS, USERS, VECTORS, WORDS, form_of
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig, StoredEmbeddingError
@@ -241,7 +242,7 @@ async def test_at_quiet_moments_memory_server_and_model_agree(
         async with AsyncMongoDBProvider(config) as provider:
             await provider.ensure_indexes_async([KIND])
             comparer = Comparer(provider, client[db_name][KIND.collection])
-            session = await provider._connection.session()
+            session = await session_of(provider)
             for _ in range(ROUNDS * SIZE):
                 storm = asyncio.create_task(go(writing, STEPS))
                 while not storm.done():  # loads and changes go on at once

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from support.internals import session_of
 from support.models import Model
 
 from memorizz_async import (
@@ -37,7 +38,7 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 async def raw(provider: AsyncMongoDBProvider, collection: str = NAME) -> list[dict[str, Any]]:
-    session = await provider._connection.session()
+    session = await session_of(provider)
     return await session.driver.find(collection, {}, deadline=Deadline.after(30_000))
 
 
@@ -265,7 +266,7 @@ async def test_a_lease_is_taken_over_once_its_holder_is_silent_and_fences_him(
     config = MongoDBConfig(mongod.uri, db_name)
     async with AsyncMongoDBProvider(config, embedding_provider=Model("old/8")) as provider:
         await provider.store_async("x", KB, memory_id="m")
-        driver = (await provider._connection.session()).driver
+        driver = (await session_of(provider)).driver
         call = CallTime(None, 10_000)
         dead = Lease(driver, NAME, call, lease_s=1.5)
         first = await dead.acquire()
@@ -291,7 +292,7 @@ async def test_a_holder_learns_that_it_was_taken_over(mongod: Any, db_name: str)
     config = MongoDBConfig(mongod.uri, db_name)
     async with AsyncMongoDBProvider(config, embedding_provider=Model("old/8")) as provider:
         await provider.store_async("x", KB, memory_id="m")
-        driver = (await provider._connection.session()).driver
+        driver = (await session_of(provider)).driver
         lease = Lease(driver, NAME, CallTime(None, 10_000), lease_s=0.2)
         await lease.acquire()
         later = datetime.now(UTC) + timedelta(minutes=1)

@@ -19,6 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.internals import session_of
 from support.models import Model
 
 from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig, ReembedError
@@ -143,7 +144,7 @@ class Changes(RuleBasedStateMachine):
     def reembed(self, operations: int) -> None:
         async def work() -> None:
             provider = self.provider
-            session = await provider._connection.session()
+            session = await session_of(provider)
             whole, session.driver = session.driver, CutOff(session.driver, operations)  # type: ignore[assignment]
             try:
                 await provider.reembed_async([KB], to=MODELS[self.target], batch_size=2)

@@ -20,6 +20,7 @@ import pymongo
 import pytest
 from atlas_standin import WireProxy
 from support.embedder import CountingEmbedder, vector_of
+from support.internals import session_of
 
 from memorizz_async import (
     AsyncMongoDBProvider,
@@ -72,12 +73,12 @@ async def search(provider: AsyncMongoDBProvider, limit: int = 5, memory_id: str 
 
 
 async def caught_up(provider: AsyncMongoDBProvider) -> None:
-    store = (await provider._connection.session()).residents
+    store = (await session_of(provider)).residents
     assert await store.caught_up(Deadline.after(20_000))
 
 
 async def store_of(provider: AsyncMongoDBProvider) -> Any:
-    return (await provider._connection.session()).residents
+    return (await session_of(provider)).residents
 
 
 async def test_auto_keeps_a_scope_in_memory_and_asks_the_server_for_hits_only(
@@ -188,7 +189,7 @@ async def test_a_filter_reads_its_field_once_and_the_stream_keeps_it_fresh(
 ) -> None:
     """One load with the fields asked for so far, also of tenants that come later; then none."""
     loads: list[Any] = []
-    session = await provider._connection.session()
+    session = await session_of(provider)
     real = session.driver.raw_batches
 
     def counted(*arguments: Any, **options: Any) -> Any:
@@ -256,7 +257,7 @@ async def test_nothing_that_passes_the_filter_is_an_answer_of_a_living_server_on
     await provider.store_async({"content": "a", "embedding": QUERY}, KB, memory_id="m")
     hits = await filtered(provider, {"role": "nobody"})
     assert (list(hits), hits.strategy) == ([], "resident")
-    driver = (await provider._connection.session()).driver
+    driver = (await session_of(provider)).driver
 
     async def away(*_: Any, **__: Any) -> Any:
         raise DatabaseError("away")
@@ -298,7 +299,7 @@ async def test_many_first_searches_load_once_and_cancelled_ones_disturb_nobody(
 ) -> None:
     """Single flight, at many moments of cancellation."""
     await provider.store_many_async([f"n{n}" for n in range(3000)], KB, memory_id="m")
-    session = await provider._connection.session()
+    session = await session_of(provider)
     loads = 0
     real = session.driver.raw_batches
 

@@ -15,6 +15,7 @@ from bson import ObjectId
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.embedder import CountingEmbedder, vector_of
+from support.internals import session_of
 
 from memorizz_async import (
     AsyncMongoDBProvider,
@@ -57,7 +58,7 @@ async def ask(provider: AsyncMongoDBProvider, words: str = "zebra", **more: Any)
 
 async def deaf(provider: AsyncMongoDBProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on its stream is late."""
-    store = (await provider._connection.session()).residents
+    store = (await session_of(provider)).residents
     monkeypatch.setattr(store, "_apply", lambda event: None)
 
 
@@ -133,7 +134,7 @@ async def test_a_row_of_another_model_that_its_words_find_is_not_compared(
     await provider.store_many_async(near, KB, memory_id="m")
     stray = {"content": "a zebra", "embedding": to_bson(ASIDE), "memory_id": "m"}
     row_id = other.insert_one({**stray, "embedding_model": "third/8"}).inserted_id
-    session = await provider._connection.session()
+    session = await session_of(provider)
     assert await session.residents.caught_up(Deadline.after(20_000))
     hits = await ask(provider, query_embedding=None)  # embedded here: the model is known
     assert (hits.mode, hits.strategy, hits.unsearchable) == ("hybrid", "resident", None)
@@ -150,7 +151,7 @@ async def test_a_winner_of_another_model_is_named_and_not_returned(
     vector = to_bson(vector_of("zebra"))  # as near to the query as can be
     stray = {"_id": "stray", "content": "x", "embedding": vector, "embedding_model": "third/8"}
     other.insert_one({**stray, "memory_id": "m"})
-    session = await provider._connection.session()
+    session = await session_of(provider)
     assert await session.residents.caught_up(Deadline.after(20_000))
     hits = await ask(provider, query_embedding=None)
     assert {hit["content"] for hit in hits} == {"a zebra", "a boat"}
@@ -169,7 +170,7 @@ async def test_candidates_of_another_model_are_named_though_none_of_them_wins(
     await provider.store_many_async(own, KB, memory_id="m")
     stray = {"content": "x", "embedding": to_bson(away), "memory_id": "m"}
     other.insert_many([{**stray, "_id": n, "embedding_model": "third/8"} for n in range(30)])
-    session = await provider._connection.session()
+    session = await session_of(provider)
     assert await session.residents.caught_up(Deadline.after(20_000))
     scanning = MongoDBConfig(mongod.uri, db_name, search_strategy="scan")
     async with AsyncMongoDBProvider(scanning, embedding_provider=CountingEmbedder()) as scanner:
@@ -201,7 +202,7 @@ async def test_where_all_that_can_be_compared_is_gone_the_server_says_what_is_le
     """Memory, which has yet to hear of it, gives no empty answer of its own."""
     ids = await provider.store_many_async(["a zebra", "a boat"], KB, memory_id="m")
     other.insert_one({"content": "x", "embedding": [1.0, 2.0], "memory_id": "m"})
-    session = await provider._connection.session()
+    session = await session_of(provider)
     assert await session.residents.caught_up(Deadline.after(20_000))
     assert len(await ask(provider)) == 2
     await deaf(provider, monkeypatch)
@@ -222,7 +223,7 @@ async def test_a_lost_server_is_an_error_and_no_empty_answer(
     """The vectors in memory alone are no answer where the words failed."""
     await provider.store_async("a zebra", KB, memory_id="m")
     await ask(provider)
-    session = await provider._connection.session()
+    session = await session_of(provider)
 
     async def gone(*_: Any, **__: Any) -> Any:
         raise DatabaseError("the server is gone")
@@ -282,7 +283,7 @@ class Pair:
         return [self.runner.run(self._answer(each, query, options)) for each in self.providers]
 
     async def _answer(self, provider: AsyncMongoDBProvider, query: Any, options: Any) -> Any:
-        store = (await provider._connection.session()).residents
+        store = (await session_of(provider)).residents
         assert await store.caught_up(Deadline.after(30_000))
         vector, text = query
         try:

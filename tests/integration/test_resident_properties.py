@@ -21,6 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from support.internals import session_of
 
 from memorizz_async import (
     AsyncMongoDBProvider,
@@ -331,7 +332,7 @@ class Residents(RuleBasedStateMachine):
         asked: dict[str, Any],
         expectation: tuple[dict[str, float], set[str], bool],
     ) -> None:
-        session = await provider._connection.session()
+        session = await session_of(provider)
         assert await session.residents.caught_up(Deadline.after(30_000))
         expected, bad, in_memory = expectation
         limit = asked["limit"]
@@ -397,7 +398,7 @@ class Residents(RuleBasedStateMachine):
 
         async def check() -> None:
             for provider in self.providers:
-                held = (await provider._connection.session()).residents.held
+                held = (await session_of(provider)).residents.held
                 assert held.nbytes == sum(held._sizes.values()) >= 0
                 assert set(held._sizes) >= set(held._serving.values())
                 assert all(scope.nbytes == size for scope, size in held._sizes.items())

@@ -19,6 +19,7 @@ from memorizz import MemoryType as TheirType
 from memorizz.long_term.episodic.conversational_memory_unit import ConversationMemoryUnit
 from memorizz.long_term.procedural.workflow import Workflow
 from support.embedder import DIMENSIONS, CountingEmbedder, vector_of
+from support.internals import session_of
 from support.memorizz_side import CountingManager, memorizz_provider
 
 from memorizz_async import AsyncMongoDBProvider, MemoryType, MongoDBConfig
@@ -416,7 +417,7 @@ async def insert(ours: AsyncMongoDBProvider) -> Callable[..., Awaitable[None]]:
     """Writes rows as they are, each with the vector of its content as an array of doubles."""
 
     async def inserted(collection: str, *rows: dict[str, Any]) -> None:
-        session = await ours._connection.session()
+        session = await session_of(ours)
         await session.driver.insert_many(
             collection,
             [{"_id": ObjectId(), **row, "embedding": embedded(row["content"])} for row in rows],

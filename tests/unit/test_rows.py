@@ -11,6 +11,7 @@ import pytest
 from bson import Binary, ObjectId, Regex
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ids import stable_repr
 
 from memorizz_async import UNSET, InvalidInputError
 from memorizz_async.memory_provider.mongodb.rows import draft, new_row, public_row, stored_id
@@ -155,7 +156,7 @@ def test_unset_and_none_are_one_tenant_for_a_row() -> None:
         ({"content": "x", "_id": ""}, "An id must be"),
         ({"content": "x", "_id": "a", "dedup_key": "b"}, "both _id and dedup_key"),
     ],
-    ids=repr,
+    ids=stable_repr,
 )
 def test_a_memory_that_cannot_work_is_refused(memory: Any, message: str) -> None:
     """Before anything is embedded or sent."""
@@ -175,7 +176,7 @@ def test_a_memory_that_cannot_work_is_refused(memory: Any, message: str) -> None
         ("weight", np.float32(1), "float32"),
         ("name\ud800", 1, "int"),
     ],
-    ids=repr,
+    ids=stable_repr,
 )
 def test_a_value_that_bson_does_not_take_is_refused(name: str, value: Any, kind: str) -> None:
     """Before anything is written; the message names the field and the type, never the value."""
@@ -211,7 +212,7 @@ def test_an_id_of_24_hexadecimal_digits_is_an_object_id() -> None:
 @pytest.mark.parametrize(
     "value",
     [None, "", "\ud800", {"$gt": ""}, ["a"], {1: 2}, re.compile("a"), Regex("a"), {"a"}, object()],
-    ids=ascii,
+    ids=stable_repr,
 )
 def test_what_is_no_id_is_refused(value: Any) -> None:
     """A dict would be a query operator."""

@@ -11,6 +11,7 @@ import pytest
 from bson.binary import Binary, BinaryVectorDtype
 from hypothesis import given
 from hypothesis import strategies as st
+from support.ids import stable_repr
 
 from memorizz_async import InvalidEmbeddingError
 from memorizz_async.vectors import checked_vector, stored_vector, to_bson
@@ -99,7 +100,7 @@ def test_the_callers_array_is_not_shared() -> None:
         ([0.0, -0.0], "all zeros"),
         ([1e-60], "all zeros"),
     ],
-    ids=str,
+    ids=stable_repr,
 )
 def test_what_cannot_be_searched_is_refused(value: Any, message: str) -> None:
     """No vector of numbers, no numbers, no direction: the message says whose and why."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.ids import stable_repr
 from unit.embeddings.embedding_fakes import PATIENCE, FakeBackend, until, vector_of
 
 from memorizz_async.embeddings import AsyncEmbeddingProvider, Embedder, as_embedder
@@ -112,7 +113,7 @@ async def test_whatever_makes_vectors_is_an_embedder(value: object) -> None:
     await embedder.close_async()
 
 
-@pytest.mark.parametrize("value", [None, 3, Users, object(), ["a"]], ids=repr)
+@pytest.mark.parametrize("value", [None, 3, Users, object(), ["a"]], ids=stable_repr)
 def test_what_makes_no_vectors_is_refused(value: object) -> None:
     """The error says what would do."""
     with pytest.raises(ConfigurationError, match="pass an AsyncEmbeddingProvider"):
