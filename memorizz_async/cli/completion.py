@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import get_completion_class
 
 from memorizz_async.cli import options
 from memorizz_async.cli.output import print_json
@@ -27,6 +26,8 @@ To complete commands, options and memory types, run once:
 @click.pass_context
 def command(context: click.Context, shell: str, as_json: bool) -> None:
     """Print the completion script of SHELL."""
+    from click.shell_completion import get_completion_class
+
     from memorizz_async.cli.app import COMPLETE_VARIABLE, PROGRAM
 
     shell_class = get_completion_class(shell)

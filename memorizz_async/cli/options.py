@@ -6,14 +6,16 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from memorizz_async.enums import MemoryType, memory_type_of
 from memorizz_async.errors import InvalidInputError, MemorizzAsyncError
 from memorizz_async.validation import checked_limit, checked_query, checked_text
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +58,8 @@ class MemoryTypeName(Checked):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Return the names that begin like the incomplete one."""
+        from click.shell_completion import CompletionItem
+
         start = incomplete.upper()
         return [CompletionItem(kind.name) for kind in MemoryType if kind.name.startswith(start)]
 
@@ -67,6 +71,8 @@ class FilePath(Checked):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Let the shell complete paths."""
+        from click.shell_completion import CompletionItem
+
         return [CompletionItem(incomplete, type="dir" if self.name == "folder" else "file")]
 
 
