@@ -1,39 +1,17 @@
-"""`memorizz-async`: memories, indexes and the local server, from a terminal. One file a command.
-
-Nothing heavy is imported before a command needs it: `--help` and `--version` answer at once.
-"""
+"""`memorizz-async`: the command line. One file per command; `app.py` has the table of commands."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
-from memorizz_async import __version__
-from memorizz_async.cli import demo, indexes, local, recall, reembed, store
-from memorizz_async.cli.arguments import Parser, shared_options
-from memorizz_async.cli.interrupt import INTERRUPTED, bounded_interrupt, say_interrupted
-from memorizz_async.cli.output import log_everything, print_error, print_error_json
-from memorizz_async.errors import ConfigurationError, InvalidInputError, MissingDependencyError
+from click.exceptions import Exit
 
-FAILED, WRONG_ARGUMENT = 1, 2
-
-_EXAMPLES = """\
-examples:
-  memorizz-async demo
-  memorizz-async demo --locomo locomo10.json --questions 10
-  memorizz-async store "I like my coffee black" --memory-id me
-  memorizz-async recall "what do I drink?" --memory-id me
-  memorizz-async recall "deploy" --memory-id me --type WORKFLOW_MEMORY --limit 3
-  memorizz-async recall "tea" --memory-id me --explain
-  memorizz-async reembed --model intfloat/e5-small-v2
-  memorizz-async local status
-
-The database is --uri, else MONGODB_URI (also from .env), else `local`:
-a real MongoDB server of your own, which starts when it is needed.
-"""
+from memorizz_async.cli.app import COMPLETE_VARIABLE, PROGRAM, app
+from memorizz_async.cli.errors import FAILED, exit_code_of, report_error
+from memorizz_async.cli.interrupt import INTERRUPTED, bounded_interrupt, print_interrupted
+from memorizz_async.cli.output import discard_output, log_everything, prepare_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,54 +21,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after the program's name; None reads them from `sys.argv`.
 
     Returns:
-        The exit code: 0; 1 where the command failed; 2 for an argument or a setting that cannot
-        work; 130 where it was interrupted. argparse ends the program with 2 by itself.
+        The exit code: 0 for success, 1 if the command failed, 2 for an invalid argument or
+        setting, 130 after Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal without Unicode shows a question mark rather than a traceback.
-        with contextlib.suppress(AttributeError):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    options = parser().parse_args(arguments)
+    prepare_streams()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if options.debug:
-            log_everything()
-        with bounded_interrupt():
-            options.run(options)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        say_interrupted()
-        return INTERRUPTED
-    except BrokenPipeError:  # `memorizz-async recall … | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _complete() if COMPLETE_VARIABLE in os.environ else _run(words)
+        print(end="", flush=True)
+    except OSError as error:  # of standard output: `| head` has closed it, or the disk is full
+        discard_output()
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
         return FAILED
-    except Exception as error:
-        if options.debug:
-            raise
-        print_error(error)
-        if options.json:
-            print_error_json(error)
-        return _exit_code(error)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    """Run the command and report its errors. Raises OSError only for standard output."""
+    options = words[: words.index("--")] if "--" in words else words
+    debug, as_json = "--debug" in options, "--json" in options
+    try:
+        if debug:
+            log_everything()
+        with bounded_interrupt(), app.make_context(PROGRAM, words) as context:
+            app.invoke(context)
+    except Exit as end:  # --help and --version
+        return end.exit_code
+    except KeyboardInterrupt:
+        print_interrupted()
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - reported, with an exit code
+        report_error(error, words, as_json=as_json, traceback=debug)
+        return exit_code_of(error)
     return 0
 
 
-def _exit_code(error: Exception) -> int:
-    """2 for what the caller can only mend by other arguments or settings."""
-    if isinstance(error, MissingDependencyError):
-        return FAILED
-    return WRONG_ARGUMENT if isinstance(error, InvalidInputError | ConfigurationError) else FAILED
+def _complete() -> int:
+    """Print what the shell asks for: its completion script, or the words that can follow."""
+    from click.shell_completion import shell_complete
 
-
-def parser() -> argparse.ArgumentParser:
-    """The command line: what can be said, and what each word means."""
-    top = Parser(
-        prog="memorizz-async",
-        description="Async memory for AI agents on any MongoDB.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"memorizz-async {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    shared = shared_options()
-    for command in (demo, recall, store, indexes, reembed, local):
-        command.add(commands, shared)
-    return top
+    return shell_complete(app, {}, PROGRAM, COMPLETE_VARIABLE, os.environ[COMPLETE_VARIABLE])

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 from pathlib import Path
 
-from memorizz_async.cli.arguments import Commands, Shared
+import click
+
+from memorizz_async.cli import options
 from memorizz_async.cli.output import console, print_json
 
 
-def add(commands: Commands, shared: Shared) -> None:
-    """Register the `demo` subcommand."""
-    demo = commands.add_parser(
-        "demo",
-        parents=[shared.database, shared.machine, shared.everywhere],
-        help="ingest conversations, ask questions, show what was found and how fast",
-        description="Ingests conversations into a MongoDB, asks questions over every memory type "
-        "at once, and shows what was found and where the time went.",
-    )
-    demo.add_argument("--locomo", type=Path, metavar="FILE", help="conversations in LoCoMo's shape")
-    demo.add_argument("--questions", type=int, metavar="N", help="how many to ask (default: 5)")
-    demo.add_argument(
-        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz_demo"
-    )
-    demo.set_defaults(run=run)
+@click.command(epilog=options.EXIT_CODES)
+@click.option(
+    "--locomo",
+    type=options.FILE,
+    metavar="FILE",
+    help="Conversations in LoCoMo format (default: one that comes with the package).",
+)
+@click.option(
+    "--questions",
+    type=options.LIMIT,
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Number of questions.",
+)
+@options.database_options(default="memorizz_demo")
+@options.output_options
+def command(
+    locomo: Path | None, questions: int, uri: str | None, db: str | None, as_json: bool
+) -> None:
+    """Import conversations, ask questions over all memory types, show hits and times."""
+    import asyncio
 
-
-def run(options: argparse.Namespace) -> None:
-    from memorizz_async.demo.run import QUESTIONS, DemoOptions, run_demo
+    from memorizz_async.demo.run import DemoOptions, run_demo
     from memorizz_async.demo.screen import Screen
 
-    chosen = DemoOptions(
-        file=options.locomo,
-        uri=options.uri,
-        db_name=options.db,
-        questions=QUESTIONS if options.questions is None else options.questions,
-    )
-    figures = asyncio.run(run_demo(chosen, Screen(console(quiet=options.json))))
-    if options.json:
+    chosen = DemoOptions(file=locomo, uri=uri, db_name=db, questions=questions)
+    figures = asyncio.run(run_demo(chosen, Screen(console(quiet=as_json))))
+    if as_json:
         print_json(figures)

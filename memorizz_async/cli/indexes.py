@@ -2,64 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Awaitable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from memorizz_async.cli.arguments import Commands, Shared
+import click
+
+from memorizz_async.cli import options
 from memorizz_async.cli.output import console, print_json
-from memorizz_async.cli.running import on_provider
+from memorizz_async.cli.runtime import run_on_provider
 
 if TYPE_CHECKING:
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
     from memorizz_async.memory_provider.mongodb.indexes import IndexReport
-    from memorizz_async.memory_provider.mongodb.search_index import IndexProgress
-
 
 _INDEX_TIMEOUT_MS = 600_000
 """A large collection takes minutes."""
 
 
-def add(commands: Commands, shared: Shared) -> None:
-    """Register the `indexes` subcommand."""
-    indexes = commands.add_parser(
-        "indexes",
-        parents=[shared.database, shared.machine, shared.everywhere],
-        help="create the indexes that are missing",
-        description="Creates every index that is missing, search indexes too where the server has "
-        "vector search, and waits until they answer. Safe to run again.",
-    )
-    indexes.add_argument(
-        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz"
-    )
-    indexes.set_defaults(run=run)
+@click.command(epilog=options.EXIT_CODES)
+@options.database_options()
+@options.output_options
+def command(uri: str | None, db: str | None, as_json: bool) -> None:
+    """Create every missing index, and wait until the search indexes answer.
 
+    Search indexes are created where the server has vector search. Running it again is safe.
+    """
+    from memorizz_async.terminal.index_view import IndexSpinner, report_lines
 
-def run(options: argparse.Namespace) -> None:
-    standing: dict[str, str] = {}
+    with IndexSpinner(console(stderr=True)) as spinner:
 
-    def ensure(provider: AsyncMongoDBProvider) -> Awaitable[IndexReport]:
-        return provider.ensure_indexes_async(progress=show, timeout_ms=_INDEX_TIMEOUT_MS)
+        def ensure(provider: AsyncMongoDBProvider) -> Awaitable[IndexReport]:
+            return provider.ensure_indexes_async(
+                progress=spinner.update, timeout_ms=_INDEX_TIMEOUT_MS
+            )
 
-    def show(told: IndexProgress) -> None:
-        standing[told.collection] = told.status
-        ready = sum(status == "READY" for status in standing.values())
-        spinner.update(
-            f"search indexes: {ready} of {len(standing)} ready; "
-            f"{told.collection} is {told.status} after {told.waited_s:.0f} s …"
-        )
-
-    with console(stderr=True).status("looking at the indexes …") as spinner:
-        report = on_provider(options, ensure, spins=False)
-    if options.json:
+        report = run_on_provider(ensure, uri=uri, db=db, spinner=False)
+    if as_json:
         print_json(asdict(report))
-        return
-    for collection, names in report.ordinary.items():
-        search, text = report.search.get(collection), report.text.get(collection)
-        shown = ", ".join(names) or "no ordinary index"
-        print(f"{collection}: {shown}, vector search {search}, text search {text}")
-        for name, reason in report.skipped.get(collection, {}).items():
-            print(f"{collection}: index {name} was skipped: {reason}")
-    if not report.search:
-        print("No search indexes: this server has no vector search, and is searched exactly.")
+    else:
+        print("\n".join(report_lines(report)))

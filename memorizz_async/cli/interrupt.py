@@ -1,4 +1,4 @@
-"""Ctrl-C: one line, and the program ends within a second, whatever its threads do."""
+"""Ctrl-C: print one line and end the process within a second, whatever its threads do."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def bounded_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def say_interrupted() -> None:
-    """The one line, also where two threads come to say it."""
+def print_interrupted() -> None:
+    """Print one line, once, even if two threads call this."""
     with _lock:
-        if not _said.is_set():
-            _said.set()
+        if not _printed.is_set():
+            _printed.set()
             print("\ninterrupted", file=sys.stderr, flush=True)
 
 
 def _leave() -> None:
     if sys.stderr.isatty():
         sys.stderr.write(_SHOW_CURSOR)  # a spinner had hidden it
-    say_interrupted()
+    print_interrupted()
     os._exit(INTERRUPTED)
 
 
-_lock, _said = threading.Lock(), threading.Event()
+_lock, _printed = threading.Lock(), threading.Event()

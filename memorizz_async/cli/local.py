@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from memorizz_async.cli.arguments import Commands, Shared
+import click
+
+from memorizz_async.cli import options
 from memorizz_async.cli.output import plain, print_json
+from memorizz_async.cli.runtime import print_note
 
 
-def add(commands: Commands, shared: Shared) -> None:
-    """Register the `local` subcommand."""
-    local = commands.add_parser(
-        "local",
-        parents=[shared.machine, shared.everywhere],
-        help="the MongoDB server of this machine: status, start, stop",
-        description="The MongoDB server that `local` means. It starts when a program needs it and "
-        "stops with the last one; `start` lets it run until `stop`.",
-    )
-    local.add_argument("action", choices=("status", "start", "stop"))
-    local.add_argument("--folder", type=Path, metavar="DIR", help="its data folder, if not yours")
-    local.add_argument("--force", action="store_true", help="stop it even while it is in use")
-    local.set_defaults(run=run)
+@click.command(epilog=options.EXIT_CODES)
+@click.argument("action", type=click.Choice(("status", "start", "stop")))
+@click.option(
+    "--folder",
+    type=options.FOLDER,
+    metavar="DIR",
+    help="Data directory (default: per-user).",
+)
+@click.option("--force", is_flag=True, help="Stop the server even if it is in use.")
+@options.output_options
+def command(action: str, folder: Path | None, force: bool, as_json: bool) -> None:
+    """Show, start or stop the MongoDB server that the URI `local` means.
 
-
-def run(options: argparse.Namespace) -> None:
+    It starts when a program needs it and stops with the last one; `start` keeps it running until
+    `stop`.
+    """
     from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 
-    server = LocalServer(options.folder, keep_running=options.action == "start")
-    if options.action == "start":
+    server = LocalServer(folder, keep_running=action == "start")
+    if action == "start":
         server.acquire()
-    elif options.action == "stop" and not server.stop(force=options.force):
-        print("no server was running", file=sys.stderr)
+    elif action == "stop" and not server.stop(force=force):
+        print_note("no server was running")
     status = asdict(server.status())
-    if options.json:
+    if as_json:
         print_json(status)
         return
     for name, value in status.items():

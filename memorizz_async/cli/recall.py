@@ -2,131 +2,121 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from memorizz_async.cli.arguments import (
-    Commands,
-    Shared,
-    json_filter,
-    limit,
-    memory_type,
-    query,
-    tenant_of,
+import click
+
+from memorizz_async.cli import options
+from memorizz_async.cli.errors import error_as_json, print_error
+from memorizz_async.cli.output import console, print_json
+from memorizz_async.cli.runtime import (
+    check_recall,
+    default_types,
+    has_memories,
+    print_note,
+    run_on_provider,
 )
-from memorizz_async.cli.output import console, error_as_json, print_error, print_json
-from memorizz_async.cli.running import on_provider
 
 if TYPE_CHECKING:
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
     from memorizz_async.results import RecallResults
 
 
-def add(commands: Commands, shared: Shared) -> None:
-    """Register the `recall` subcommand."""
-    recall = commands.add_parser(
-        "recall",
-        parents=[shared.tenant, shared.database, shared.machine, shared.everywhere],
-        help="find memories, in several types at once",
-        description="Finds the memories that are closest to a text, in several types at once.",
-    )
-    recall.add_argument(
-        "query", type=query, metavar="QUERY", help="the text to recall memories for"
-    )
-    recall.add_argument(
-        "--type",
-        dest="types",
-        action="append",
-        type=memory_type,
-        metavar="TYPE",
-        help="a memory type; may be given several times (default: those of a conversation)",
-    )
-    recall.add_argument(
-        "--limit", type=limit, default=5, metavar="N", help="hits a type (default: %(default)s)"
-    )
-    recall.add_argument(
-        "--filter",
-        type=json_filter,
-        metavar="JSON",
-        help='only memories that match, as \'{"role": "user"}\'; a date is ISO text or '
-        '{"$date": "2026-01-31T00:00:00Z"}',
-    )
-    recall.add_argument(
-        "--mode",
-        choices=("hybrid", "vector", "text"),
-        help="how to search (default: hybrid where there is a text index, which `memorizz-async "
-        "indexes` makes; else vector)",
-    )
-    recall.add_argument(
-        "--explain", action="store_true", help="show how each memory was found, and by what search"
-    )
-    recall.set_defaults(run=run, usage=recall)
-
-
-def run(options: argparse.Namespace) -> None:
-    from memorizz_async.demo.explained import explained_view
-    from memorizz_async.demo.report import memories_table, times_line
-    from memorizz_async.enums import ApplicationMode
+@click.command(epilog=f"{options.MEMORY_TYPES}\n\n{options.EXIT_CODES}")
+@click.argument("query", type=options.QUERY)
+@options.tenant_options
+@click.option(
+    "--type",
+    "types",
+    type=options.MEMORY_TYPE,
+    multiple=True,
+    metavar="TYPE",
+    help="Memory type; can be repeated (default: those of a conversation).",
+)
+@click.option(
+    "--limit",
+    type=options.LIMIT,
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Maximum results per memory type.",
+)
+@click.option(
+    "--filter",
+    "condition",
+    type=options.JSON_FILTER,
+    metavar="JSON",
+    help="""Return only memories that match, as '{"role": "user"}'; a date is ISO text or """
+    """{"$date": "2026-01-31T00:00:00Z"}.""",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(("hybrid", "vector", "text")),
+    help="How to search (default: hybrid if there is a text index, which `memorizz-async indexes` "
+    "creates, else vector).",
+)
+@click.option("--explain", is_flag=True, help="Show how each memory was found.")
+@options.database_options()
+@options.output_options
+def command(
+    *,
+    query: str,
+    memory_id: str | None,
+    user_id: str | None,
+    types: tuple[str, ...],
+    limit: int,
+    condition: Any,
+    mode: Any,
+    explain: bool,
+    uri: str | None,
+    db: str | None,
+    as_json: bool,
+) -> None:
+    """Find the memories closest to QUERY, in several memory types at once."""
     from memorizz_async.memory_unit import MemoryUnit
 
-    tenant = tenant_of(options)
-    types = options.types or [kind.name for kind in ApplicationMode.CONVERSATIONAL.memory_types]
-    _check(options, types, tenant)
+    tenant = options.tenant_of(memory_id, user_id)
+    kinds = types or default_types()
+    check_recall(query, kinds, limit=limit, condition=condition, tenant=tenant)
 
-    async def recall(provider: AsyncMongoDBProvider) -> tuple[RecallResults, bool]:
-        unit = MemoryUnit(memory_provider=provider)
-        found = await unit.retrieve_all_memory_types_async(
-            options.query,
-            limits=dict.fromkeys(types, options.limit),
-            filter=options.filter,
-            explain=options.explain,
-            mode=options.mode,
+    async def recall(provider: AsyncMongoDBProvider) -> tuple[RecallResults, bool, str]:
+        found = await MemoryUnit(memory_provider=provider).retrieve_all_memory_types_async(
+            query,
+            limits=dict.fromkeys(kinds, limit),
+            filter=condition,
+            explain=explain,
+            mode=mode,
             **tenant,
         )
-        known = any(found.values()) or bool(found.errors) or await _is_known(provider, tenant)
-        return found, known
+        known = any(found.values()) or bool(found.errors) or await has_memories(provider, tenant)
+        return found, known, provider.config.db_name
 
-    results, known = on_provider(options, recall, warm=True)
+    results, known, db_name = run_on_provider(recall, uri=uri, db=db, warm=True)
     for name, error in results.errors.items():
         print_error(error, f"{name}: ")
     if not known:
-        whose = " and ".join(f"{name} {value!r}" for name, value in tenant.items())
-        print(
-            f"note: no memory of {whose} is stored in the database {options.db!r}; check the "
-            "spelling, --db and --uri",
-            file=sys.stderr,
+        owner = " and ".join(f"{name} {value!r}" for name, value in tenant.items())
+        print_note(
+            f"no memory of {owner} is stored in the database {db_name!r}; check the spelling, "
+            "--db and --uri"
         )
-    if options.json:
+    if as_json:
         shown: dict[str, Any] = {"results": results, "timings": asdict(results.timings)}
         shown["errors"] = {name: error_as_json(error) for name, error in results.errors.items()}
         shown["tenant_known"] = known
-        if options.explain:
-            shown["explain"] = {key: asdict(told) for key, told in results.explain.items()}
+        if explain:
+            shown["explain"] = {name: asdict(one) for name, one in results.explain.items()}
         print_json(shown)
-        return
+    else:
+        _show(results)
+
+
+def _show(results: RecallResults) -> None:
+    from memorizz_async.terminal.explain_view import explain_view
+    from memorizz_async.terminal.memory_table import memories_table, times_line
+
     screen = console()
     screen.print(memories_table(results), times_line(results.timings))
-    for name, told in results.explain.items():
-        screen.print(explained_view(name, told))
-
-
-def _check(options: argparse.Namespace, types: list[str], tenant: dict[str, Any]) -> None:
-    """Raise InvalidInputError for what a recall would refuse, before a model is loaded for it."""
-    from memorizz_async.memory_provider.mongodb.queries import queries_of
-
-    shared = {"query": options.query, "limit": options.limit, "filter": options.filter}
-    queries_of(
-        [{"key": kind, "memory_type": kind, **shared, **tenant} for kind in types], dimensions=None
-    )
-
-
-async def _is_known(provider: AsyncMongoDBProvider, tenant: dict[str, Any]) -> bool:
-    """Whether the database has any memory of the tenant, of whatever type."""
-    from memorizz_async.enums import MemoryType
-
-    for kind in MemoryType:
-        if await provider.list_async(kind, limit=1, **tenant):
-            return True
-    return False
+    for name, explanation in results.explain.items():
+        screen.print(explain_view(name, explanation))

@@ -2,196 +2,90 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
-from memorizz_async.cli.arguments import Commands, Shared, memory_type
+import click
+
+from memorizz_async.cli import options
 from memorizz_async.cli.output import console, print_json
-from memorizz_async.cli.running import on_provider
+from memorizz_async.cli.runtime import run_on_provider
 from memorizz_async.errors import ReembedError
 
 if TYPE_CHECKING:
-    from memorizz_async.memory_provider.mongodb.reembedding.report import (
-        ReembedProgress,
-        ReembedReport,
-    )
-
-_PERCENT_A_LINE = 5
+    from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
+    from memorizz_async.memory_provider.mongodb.reembedding.report import ReembedReport
 
 
-def add(commands: Commands, shared: Shared) -> None:
-    """Register the `reembed` subcommand."""
-    reembed = commands.add_parser(
-        "reembed",
-        parents=[shared.database, shared.machine, shared.everywhere],
-        help="embed memories again, with another model, while recall goes on",
-        description="Embeds memories again with another model. The old vectors answer until a type "
-        "is switched over; interrupted or killed, the next run goes on where it was.",
-    )
-    reembed.add_argument(
-        "--db", metavar="NAME", help="default: the database that the URI names, else memorizz"
-    )
-    reembed.add_argument(
-        "--type",
-        dest="types",
-        action="append",
-        type=memory_type,
-        metavar="TYPE",
-        help="a memory type; may be given several times (default: all that have memories)",
-    )
-    reembed.add_argument(
-        "--model", metavar="NAME", help="the new model (default: EMB_MODEL, else all-MiniLM-L6-v2)"
-    )
-    reembed.add_argument(
-        "--batch-size", type=int, metavar="N", help="memories at once (default: 256)"
-    )
-    reembed.add_argument(
-        "--drop-vectors",
-        action="store_true",
-        help="memories that have a vector and no text lose it (default: their type is left alone)",
-    )
-    reembed.set_defaults(run=run)
+@click.command(epilog=f"{options.MEMORY_TYPES}\n\n{options.EXIT_CODES}")
+@click.option(
+    "--type",
+    "types",
+    type=options.MEMORY_TYPE,
+    multiple=True,
+    metavar="TYPE",
+    help="Memory type; can be repeated (default: all that have memories).",
+)
+@click.option(
+    "--model",
+    type=options.TEXT,
+    metavar="NAME",
+    help="The new model (default: EMB_MODEL, else all-MiniLM-L6-v2).",
+)
+@click.option(
+    "--batch-size",
+    type=options.LIMIT,
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Memories per batch.",
+)
+@click.option(
+    "--drop-vectors",
+    is_flag=True,
+    help="Remove the vectors of memories that have no text (default: do not switch their type).",
+)
+@options.database_options()
+@options.output_options
+def command(
+    *,
+    types: tuple[str, ...],
+    model: str | None,
+    batch_size: int,
+    drop_vectors: bool,
+    uri: str | None,
+    db: str | None,
+    as_json: bool,
+) -> None:
+    """Embed memories again, with another model, while recall goes on.
 
+    Recall uses the old vectors until a memory type is switched over. After an interruption, the
+    next run continues where this one stopped.
+    """
+    from memorizz_async.terminal.reembed_view import progress_view
 
-def run(options: argparse.Namespace) -> None:
-    from memorizz_async.memory_provider.mongodb.reembedding.run import BATCH_SIZE
+    def reembed(provider: AsyncMongoDBProvider) -> Awaitable[ReembedReport]:
+        return provider.reembed_async(
+            list(types) or None,
+            batch_size=batch_size,
+            on_unembeddable="drop_vector" if drop_vectors else "raise",
+            progress=view.update,
+        )
 
-    with _shown() as shown:
+    with progress_view(console(stderr=True)) as view:
         try:
-            report = on_provider(
-                options,
-                lambda provider: provider.reembed_async(
-                    options.types,
-                    batch_size=options.batch_size or BATCH_SIZE,
-                    on_unembeddable="drop_vector" if options.drop_vectors else "raise",
-                    progress=shown.tell,
-                ),
-                spins=False,
-                model=options.model,
-            )
+            report = run_on_provider(reembed, uri=uri, db=db, spinner=False, model=model)
         except ReembedError as error:
             if error.report is not None:
-                _print(error.report, as_json=options.json)
+                _show(error.report, as_json=as_json)
             raise
-    _print(report, as_json=options.json)
+    _show(report, as_json=as_json)
 
 
-def _print(report: ReembedReport, *, as_json: bool) -> None:
+def _show(report: ReembedReport, *, as_json: bool) -> None:
+    from memorizz_async.terminal.reembed_view import report_as_json, report_table
+
     if as_json:
-        print_json(_plain(report))
-        return
-    from rich.table import Table
-
-    table = Table(title=f"embedded with {report.model}, {report.dimensions} numbers")
-    for name in ("memory type", "before", "rows", "resumed", "skipped", "failed", "switched", "s"):
-        table.add_column(name, justify="left" if name in ("memory type", "before") else "right")
-    for one in report.types.values():
-        table.add_row(
-            one.memory_type,
-            one.model_before or "unknown",
-            f"{one.rows:,}",
-            f"{one.resumed:,}",
-            f"{one.skipped:,}",
-            f"{one.failed_count:,}",
-            "yes" if one.switched else "no",
-            f"{one.seconds:.1f}",
-        )
-    screen = console()
-    screen.print(table)
-    screen.print(
-        f"{report.rows:,} rows in {report.seconds:.1f} s, {report.rows_per_second:.0f} rows/s"
-    )
-
-
-def _plain(report: ReembedReport) -> dict[str, Any]:
-    types = {
-        name: {
-            **asdict(one),
-            "error": None if one.error is None else str(one.error),
-        }
-        for name, one in report.types.items()
-    }
-    return {
-        "model": report.model,
-        "dimensions": report.dimensions,
-        "types": types,
-        "rows": report.rows,
-        "rows_per_second": round(report.rows_per_second, 2),
-        "seconds": round(report.seconds, 3),
-    }
-
-
-class _View(Protocol):
-    def __enter__(self) -> _View: ...
-
-    def __exit__(self, *raised: object) -> None: ...
-
-    def tell(self, told: ReembedProgress) -> None:
-        """Show how far a type is."""
-
-
-def _shown() -> _View:
-    """A bar a type on a terminal; a line now and then elsewhere, for logs."""
-    return _Bars() if sys.stderr.isatty() else _Lines()
-
-
-class _Bars:
-    def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console(stderr=True),
-        )
-        self._of: dict[str, Any] = {}
-
-    def __enter__(self) -> _Bars:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._bars.stop()
-
-    def tell(self, told: ReembedProgress) -> None:
-        if told.collection not in self._of:
-            self._of[told.collection] = self._bars.add_task(told.memory_type, total=told.total)
-        self._bars.update(
-            self._of[told.collection],
-            description=f"{told.memory_type}: {told.step}",
-            completed=told.rows,
-            total=told.total,
-        )
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self._last: dict[str, tuple[str, int]] = {}
-
-    def __enter__(self) -> _Lines:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        """Nothing to close."""
-
-    def tell(self, told: ReembedProgress) -> None:
-        percent = 100 * told.rows // told.total if told.total else 100
-        now = (told.step, percent // _PERCENT_A_LINE)
-        if self._last.get(told.collection) == now:
-            return
-        self._last[told.collection] = now
-        print(
-            f"{told.memory_type}: {told.step}, {told.rows} of {told.total} rows",
-            file=sys.stderr,
-            flush=True,
-        )
+        print_json(report_as_json(report))
+    else:
+        console().print(report_table(report))

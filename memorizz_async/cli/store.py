@@ -2,64 +2,73 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from memorizz_async.cli.arguments import Commands, Shared, memory_type, tenant_of
+import click
+
+from memorizz_async.cli import options
 from memorizz_async.cli.output import console, print_json
-from memorizz_async.cli.running import on_provider
+from memorizz_async.cli.runtime import print_note, read_standard_input, run_on_provider
 from memorizz_async.errors import DatabaseError
 
 if TYPE_CHECKING:
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
 
 
-def add(commands: Commands, shared: Shared) -> None:
-    """Register the `store` subcommand."""
-    store = commands.add_parser(
-        "store",
-        parents=[shared.tenant, shared.database, shared.machine, shared.everywhere],
-        help="write one memory",
-        description="Writes one memory, embedded, and prints its id. Creates the ordinary indexes "
-        "and the text index of its collection where they are missing.",
-    )
-    store.add_argument("text", metavar="TEXT", help="the memory; - reads it from standard input")
-    store.add_argument(
-        "--type",
-        dest="kind",
-        type=memory_type,
-        default="LONG_TERM_MEMORY",
-        metavar="TYPE",
-        help="default: %(default)s",
-    )
-    store.add_argument(
-        "--dedup-key", metavar="KEY", help="store nothing where a memory has this key already"
-    )
-    store.set_defaults(run=run, usage=store)
+@click.command(epilog=f"{options.MEMORY_TYPES}\n\n{options.EXIT_CODES}")
+@click.argument("text", type=options.TEXT)
+@options.tenant_options
+@click.option(
+    "--type",
+    "kind",
+    type=options.MEMORY_TYPE,
+    default="LONG_TERM_MEMORY",
+    show_default=True,
+    metavar="TYPE",
+    help="Memory type.",
+)
+@click.option(
+    "--dedup-key",
+    type=options.TEXT,
+    metavar="KEY",
+    help="Store nothing if a memory of this tenant has this key already.",
+)
+@options.database_options()
+@options.output_options
+def command(
+    *,
+    text: str,
+    memory_id: str | None,
+    user_id: str | None,
+    kind: str,
+    dedup_key: str | None,
+    uri: str | None,
+    db: str | None,
+    as_json: bool,
+) -> None:
+    """Store TEXT as one memory, with its embedding, and print its id.
 
-
-def run(options: argparse.Namespace) -> None:
-    tenant = tenant_of(options)
-    text = sys.stdin.read() if options.text == "-" else options.text
-    memory = {"content": text}
-    if options.dedup_key is not None:
-        memory["dedup_key"] = options.dedup_key
+    A TEXT of `-` is read from standard input. Creates the ordinary indexes and the text index of
+    the collection if they are missing.
+    """
+    tenant = options.tenant_of(memory_id, user_id)
+    memory = {"content": read_standard_input() if text == "-" else text}
+    if dedup_key is not None:
+        memory["dedup_key"] = dedup_key
 
     async def store(provider: AsyncMongoDBProvider) -> str:
-        row_id = await provider.store_async(memory, options.kind, **tenant)
+        row_id = await provider.store_async(memory, kind, **tenant)
         try:
-            await provider.ensure_indexes_async([options.kind], search=False)
+            await provider.ensure_indexes_async([kind], search=False)
         except DatabaseError as error:  # the memory is stored: a missing right is no failure
-            print(
-                f"note: the indexes of {options.kind} were not created ({error.what}); recall goes "
-                "by vectors alone until somebody who may runs `memorizz-async indexes`",
-                file=sys.stderr,
+            print_note(
+                f"the indexes of {kind} were not created ({error.what}); recall searches by "
+                "vectors alone until a user with the right runs `memorizz-async indexes`"
             )
         return row_id
 
-    row_id = on_provider(options, store)
-    if options.json:
-        print_json({"_id": row_id, "memory_type": options.kind})
+    row_id = run_on_provider(store, uri=uri, db=db)
+    if as_json:
+        print_json({"_id": row_id, "memory_type": kind})
     else:
-        console().print(f"stored {row_id} in {options.kind}")
+        console().print(f"stored {row_id} in {kind}")

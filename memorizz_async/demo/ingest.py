@@ -49,7 +49,7 @@ class Import:
     async def store(
         self, provider: AsyncMongoDBProvider, advance: Callable[[int], None] = lambda rows: None
     ) -> None:
-        """Write them; `advance` is told how many more are done."""
+        """Write them; `advance` receives the number of rows of each write."""
         memory_id = self.conversation.name
         for kind, rows in self.memories.items():
             for start in range(0, len(rows), _ROWS_A_CALL):

@@ -1,4 +1,4 @@
-"""What the demo shows: a table of what was found for each question, and one of the time."""
+"""The output of the demo: a table of hits for each question, and a table of times."""
 
 from __future__ import annotations
 
@@ -7,114 +7,61 @@ import os
 import shlex
 import shutil
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from memorizz_async.demo.asking import Asked
+from memorizz_async.demo.environment import Database, Model
+from memorizz_async.demo.evaluation import Evaluation
 from memorizz_async.demo.screen import Screen
-from memorizz_async.demo.serving import Database, Model
 from memorizz_async.enums import MemoryType
-from memorizz_async.memory_provider.mongodb.spoken import text_of
 from memorizz_async.redaction import redact_uri
-from memorizz_async.results import Timings
-from memorizz_async.timestamps import row_datetime
+from memorizz_async.terminal.memory_table import empty_table, label, memories_table, times_line
 
 _STRATEGIES = {
     "scan": "exact, over every vector of the memory_id",
     "resident": "exact, in memory, kept fresh by a change stream",
     "atlas": "$vectorSearch",
 }
-_LONGEST = 110  # characters of a memory that are shown
 
 
-def label(type_name: str) -> str:
-    """The short name of a memory type: `LONG_TERM_MEMORY` is `long-term`."""
-    return type_name.upper().removesuffix("_MEMORY").lower().replace("_", "-")
-
-
-def _table() -> Table:
-    return Table(
-        box=SIMPLE_HEAD, pad_edge=False, expand=True, header_style="dim", padding=(0, 1, 0, 0)
-    )
-
-
-def memories_table(
-    results: Mapping[str, Sequence[Mapping[str, Any]]], marks: Mapping[str, str] | None = None
-) -> Table:
-    """What was found, type by type. marks: row id -> a sign in front of its text."""
-    table = _table()
-    table.add_column("found in", style="cyan", no_wrap=True)
-    table.add_column("memory", ratio=1)
-    table.add_column("from", style="dim", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("signal", justify="right", no_wrap=True)
-    for type_name, hits in results.items():
-        if not hits:
-            table.add_row(label(type_name), Text("nothing", style="dim"), "", "", "")
-        for position, hit in enumerate(hits):
-            at = row_datetime(hit)
-            sign = (marks or {}).get(hit["_id"], "")
-            text = Text(f"{sign} " if sign else "", style="bold yellow" if sign else "")
-            shown = textwrap.shorten(text_of(hit["content"]), _LONGEST, placeholder=" …")
-            text.append(shown, style="bold" if sign else "")
-            table.add_row(
-                label(type_name) if position == 0 else "",
-                text,
-                f"{at:%Y-%m-%d}" if at else "",
-                f"{hit['score']:.3f}",
-                f"{hit['memory_signal']:.3f}",
-            )
-    return table
-
-
-def times_line(timings: Timings) -> Text:
-    """Where the time of one recall went."""
-    in_order = sorted(timings.queries_ms.items(), key=lambda query: query[1], reverse=True)
-    queries = ", ".join(f"{label(name)} {took:.1f}" for name, took in in_order)
-    return Text(
-        f"{timings.total_ms:.1f} ms: embedding {timings.embedding_ms:.1f}, then together {queries}",
-        style="dim",
-    )
-
-
-def question_view(asked: Asked, number: int, count: int, screen: Screen) -> Group:
+def question_view(evaluation: Evaluation, number: int, count: int, screen: Screen) -> Group:
     """A question, what was recalled for it, and how long that took."""
     marks = {
         hit["_id"]: screen.star
-        for hits in asked.results.values()
+        for hits in evaluation.results.values()
         for hit in hits
-        if asked.is_evidence(hit)
+        if evaluation.is_evidence(hit)
     }
     heading = Text.assemble(
-        (f"{number}/{count}  ", "dim"), (asked.question.text, "bold"), overflow="fold"
+        (f"{number}/{count}  ", "dim"), (evaluation.question.text, "bold"), overflow="fold"
     )
     about = Text.assemble(
         ("memory_id ", "dim"),
-        asked.conversation.name,
+        evaluation.conversation.name,
         ("   expected answer ", "dim"),
-        asked.question.answer or "none is known",
+        evaluation.question.answer or "none is known",
     )
-    below = times_line(asked.timings).append(f". One by one: {asked.sequential_ms:.1f} ms.")
-    return Group(heading, about, memories_table(asked.results, marks), below, "")
+    below = times_line(evaluation.timings).append(
+        f". One by one: {evaluation.sequential_ms:.1f} ms."
+    )
+    return Group(heading, about, memories_table(evaluation.results, marks), below, "")
 
 
-def times_table(asked: Sequence[Asked], screen: Screen) -> Table:
+def times_table(evaluations: Sequence[Evaluation], screen: Screen) -> Table:
     """Where the time went: every part as its median over the questions, with a bar."""
-    table = _table()
+    table = empty_table()
     table.add_column("milliseconds", no_wrap=True)
     for name in ("median", "least", "most"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", ratio=1, no_wrap=True)
-    parts = parts_of(asked)
+    parts = parts_of(evaluations)
     longest = max(median(values) for values in parts.values())
     width = max(8, screen.console.width - 55)
     for name, values in parts.items():
@@ -130,21 +77,21 @@ def times_table(asked: Sequence[Asked], screen: Screen) -> Table:
     return table
 
 
-def parts_of(asked: Sequence[Asked]) -> dict[str, list[float]]:
+def parts_of(evaluations: Sequence[Evaluation]) -> dict[str, list[float]]:
     """Milliseconds of each part of a recall, one number a question."""
     parts: dict[str, list[float]] = {"embedding the query": []}
-    for one in asked:
+    for one in evaluations:
         parts["embedding the query"].append(one.timings.embedding_ms)
         for type_name in one.results:
             took = one.timings.queries_ms[type_name]
             parts.setdefault(f"query: {label(type_name)}", []).append(took)
-    parts["recall"] = [one.timings.total_ms for one in asked]
-    parts["one after another"] = [one.sequential_ms for one in asked]
+    parts["recall"] = [one.timings.total_ms for one in evaluations]
+    parts["one after another"] = [one.sequential_ms for one in evaluations]
     return parts
 
 
 def figures(
-    asked: Sequence[Asked],
+    evaluations: Sequence[Evaluation],
     *,
     database: Database,
     model: Model,
@@ -161,17 +108,19 @@ def figures(
         "stored": {kind.name: count for kind, count in stored.items()},
         "written": written,
         "ingest_seconds": round(ingest_s, 3),
-        "questions": [_figures_of(one) for one in asked],
-        "median_ms": {name: round(median(values), 3) for name, values in parts_of(asked).items()},
-        "times_faster": round(times_faster(asked), 2),
+        "questions": [_figures_of(one) for one in evaluations],
+        "median_ms": {
+            name: round(median(values), 3) for name, values in parts_of(evaluations).items()
+        },
+        "times_faster": round(times_faster(evaluations), 2),
     }
 
 
-def conclusion(asked: Sequence[Asked], database: Database, model: Model) -> Group:
+def conclusion(evaluations: Sequence[Evaluation], database: Database, model: Model) -> Group:
     """What it comes to, and what served it."""
-    strategies = {hits.strategy for one in asked for hits in one.results.values()}
-    modes = {hits.mode for one in asked for hits in one.results.values()}
-    found = sum(one.found for one in asked)
+    strategies = {hits.strategy for one in evaluations for hits in one.results.values()}
+    modes = {hits.mode for one in evaluations for hits in one.results.values()}
+    found = sum(one.found for one in evaluations)
     vectors = ", ".join(sorted(_STRATEGIES.get(name, name) for name in strategies))
     served = {
         "server": str(database),
@@ -181,21 +130,21 @@ def conclusion(asked: Sequence[Asked], database: Database, model: Model) -> Grou
     }
     return Group(
         Text.assemble(
-            (f"{times_faster(asked):.1f} times faster", "bold green"),
+            (f"{times_faster(evaluations):.1f} times faster", "bold green"),
             f" than one type after another. The memory with the answer was found for {found} of "
-            f"{len(asked)} questions.",
+            f"{len(evaluations)} questions.",
         ),
         "",
-        *(Text.assemble((f"{name:8}", "dim"), said) for name, said in served.items()),
+        *(Text.assemble((f"{name:8}", "dim"), value) for name, value in served.items()),
         "",
     )
 
 
-def what_next(asked: Sequence[Asked], database: Database, uri: str | None) -> str:
-    """Three lines to go on with. uri: the one that was asked for, if any."""
+def what_next(evaluations: Sequence[Evaluation], database: Database, uri: str | None) -> str:
+    """Return three commands to run next. uri: the `--uri` of this run, if any."""
     if database.address is None:
         return "memory:// is forgotten now. Leave --uri out, and a real MongoDB keeps what it has."
-    first = asked[0]
+    first = evaluations[0]
     place = f" --uri {shlex.quote(redact_uri(uri))}" if uri else ""
     program = command_name()
     return (
@@ -223,27 +172,27 @@ def command_name() -> str:
     return f"{shlex.quote(sys.executable)} -m memorizz_async"
 
 
-def times_faster(asked: Sequence[Asked]) -> float:
+def times_faster(evaluations: Sequence[Evaluation]) -> float:
     """The sequential way over the parallel one, both as medians."""
-    parts = parts_of(asked)
+    parts = parts_of(evaluations)
     return median(parts["one after another"]) / median(parts["recall"])
 
 
-def _figures_of(asked: Asked) -> dict[str, Any]:
+def _figures_of(evaluation: Evaluation) -> dict[str, Any]:
     return {
-        "memory_id": asked.conversation.name,
-        "category": asked.question.category,
-        "evidence_found": asked.found,
-        "strategy": sorted({hits.strategy for hits in asked.results.values()}),
+        "memory_id": evaluation.conversation.name,
+        "category": evaluation.question.category,
+        "evidence_found": evaluation.found,
+        "strategy": sorted({hits.strategy for hits in evaluation.results.values()}),
         "found": {
             name: [
                 {"score": round(hit["score"], 4), "memory_signal": round(hit["memory_signal"], 4)}
                 for hit in hits
             ]
-            for name, hits in asked.results.items()
+            for name, hits in evaluation.results.items()
         },
-        "embedding_ms": round(asked.timings.embedding_ms, 3),
-        "queries_ms": {k: round(took, 3) for k, took in asked.timings.queries_ms.items()},
-        "total_ms": round(asked.timings.total_ms, 3),
-        "sequential_ms": round(asked.sequential_ms, 3),
+        "embedding_ms": round(evaluation.timings.embedding_ms, 3),
+        "queries_ms": {k: round(took, 3) for k, took in evaluation.timings.queries_ms.items()},
+        "total_ms": round(evaluation.timings.total_ms, 3),
+        "sequential_ms": round(evaluation.sequential_ms, 3),
     }

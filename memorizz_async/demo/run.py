@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from memorizz_async.config import MongoDBConfig
-from memorizz_async.demo.asking import Asked, ask, chosen_questions
+from memorizz_async.demo.environment import Database, Model, database_of, model_of
+from memorizz_async.demo.evaluation import Evaluation, chosen_questions, evaluate
 from memorizz_async.demo.ingest import Import
 from memorizz_async.demo.locomo import Conversation, Question, read_conversations
 from memorizz_async.demo.report import (
     conclusion,
     figures,
-    label,
     question_view,
     times_table,
     what_next,
 )
 from memorizz_async.demo.screen import Screen
-from memorizz_async.demo.serving import Database, Model, database_of, model_of
 from memorizz_async.embeddings import AsyncEmbeddingProvider
 from memorizz_async.enums import MemoryType
 from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
+from memorizz_async.terminal.memory_table import label
 from memorizz_async.validation import checked_limit
 
 DATABASE = "memorizz_demo"
@@ -46,9 +46,13 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """file: conversations in LoCoMo's shape; None takes the one that the package ships.
-    uri: as in MongoDBConfig. db_name: None takes the one that the address names, else DATABASE.
-    questions: how many are asked.
+    """What a run of the demo works on.
+
+    Attributes:
+        file: Conversations in LoCoMo format; None takes the one that the package ships.
+        uri: The database, as in MongoDBConfig.
+        db_name: None takes the database that the URI names, else DATABASE.
+        questions: The number of questions.
     """
 
     file: Path | None = None
@@ -58,7 +62,15 @@ class DemoOptions:
 
 
 async def run_demo(options: DemoOptions, screen: Screen) -> dict[str, Any]:
-    """Start, ingest, ask, show; the figures. Raises what its parts raise."""
+    """Start the server, import conversations, ask questions and show the results.
+
+    Args:
+        options: What to work on.
+        screen: Where to show it.
+
+    Returns:
+        The figures of the run, without the text of any memory.
+    """
     conversations = _conversations(options.file)
     chosen = chosen_questions(conversations, checked_limit(options.questions))
     imports = [Import.of(conversation) for conversation in conversations]
@@ -79,12 +91,14 @@ async def run_demo(options: DemoOptions, screen: Screen) -> dict[str, Any]:
         started = time.perf_counter()
         written = await _import(provider, imports, screen)
         ingest_s = time.perf_counter() - started
-        asked = await _ask(provider, chosen, stored, screen)
-    screen.console.print(times_table(asked, screen))
-    screen.console.print(conclusion(asked, database, model))
-    screen.console.print(what_next(asked, database, options.uri), soft_wrap=True, markup=False)
+        evaluations = await _evaluate(provider, chosen, stored, screen)
+    screen.console.print(times_table(evaluations, screen))
+    screen.console.print(conclusion(evaluations, database, model))
+    screen.console.print(
+        what_next(evaluations, database, options.uri), soft_wrap=True, markup=False
+    )
     return figures(
-        asked,
+        evaluations,
         database=database,
         model=model,
         conversations=len(conversations),
@@ -141,20 +155,20 @@ async def _import(provider: AsyncMongoDBProvider, imports: Sequence[Import], scr
     return left
 
 
-async def _ask(
+async def _evaluate(
     provider: AsyncMongoDBProvider,
     chosen: Sequence[tuple[Conversation, Question]],
     stored: Mapping[MemoryType, int],
     screen: Screen,
-) -> list[Asked]:
+) -> list[Evaluation]:
     parts = ", ".join(f"{count:,} {label(kind.name)}" for kind, count in stored.items())
     screen.note(f"In the database: {parts}.")
     screen.note(f"{screen.star} marks what comes from the turn that holds the answer.")
     screen.console.print()
     limits = {kind: limit for kind, limit in _LIMITS.items() if kind in stored}
-    asked: list[Asked] = []
+    evaluations: list[Evaluation] = []
     for number, (conversation, question) in enumerate(chosen, 1):
-        one = await ask(provider, conversation, question, limits)
-        asked.append(one)
+        one = await evaluate(provider, conversation, question, limits)
+        evaluations.append(one)
         screen.console.print(question_view(one, number, len(chosen), screen))
-    return asked
+    return evaluations

@@ -1,4 +1,4 @@
-"""The demo's face: steps with a spinner, a progress bar, and plain lines where nobody watches."""
+"""The demo on a terminal: steps with a spinner, a progress bar; plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Screen:
 
     @contextmanager
     def step(self, doing: str) -> Iterator[Callable[[str], None]]:
-        """A spinner while something happens; what was done is then told to the function given."""
+        """Show a spinner while a step runs; the function given receives its outcome."""
         outcome: list[str] = []
         started = time.perf_counter()
         with self.console.status(f"{escape(doing)} …"):

@@ -14,15 +14,16 @@ from memorizz_async import (
     EmbeddingModelMismatchError,
     ReembedProgress,
     ReembedReport,
-    cli,
 )
-from memorizz_async.cli import reembed as command
+from memorizz_async.cli import reembed
+from memorizz_async.cli.output import console
 from memorizz_async.enums.collection_names import collection_names
 from memorizz_async.memory_provider.mongodb.embedding_models.embedders import Embedders
 from memorizz_async.memory_provider.mongodb.embedding_models.mismatch import Words
 from memorizz_async.memory_provider.mongodb.embedding_models.plan import plan_for, writer_for
 from memorizz_async.memory_provider.mongodb.embedding_models.state import ModelState
 from memorizz_async.memory_provider.mongodb.reembedding.report import TypeReport
+from memorizz_async.terminal.reembed_view import ProgressBars, ProgressLines
 
 WORDS = Words(collection_names({}), "memorizz")
 OLD, NEW = Model("old"), Model("new")
@@ -95,8 +96,11 @@ def test_the_command_that_is_named_can_be_run() -> None:
     words = Words(collection_names({"SUMMARIES": "mine"}), "other db")
     error = words.mismatch(ModelState("mine", "a", 3), "b c", 4)
     assert "--type SUMMARIES --model 'b c' --db 'other db'" in str(error)
-    options = cli.parser().parse_args(["reembed", "--type", "SUMMARIES", "--model", "b c"])
-    assert (options.types, options.model, options.run) == (["SUMMARIES"], "b c", command.run)
+    context = reembed.command.make_context(
+        "reembed", ["--type", "SUMMARIES", "--model", "b c", "--db", "other db"]
+    )
+    assert context.params["types"] == ("SUMMARIES",)
+    assert (context.params["model"], context.params["db"]) == ("b c", "other db")
     assert WORDS.type_of("knowledge_base") == "LONG_TERM_MEMORY"
     assert "--db" not in WORDS.command("knowledge_base", None)
 
@@ -108,17 +112,17 @@ def test_while_rows_change_the_error_says_what_to_give() -> None:
         assert words in str(error)
 
 
-def told(step: Any, rows: int) -> ReembedProgress:
+def progress(step: Any, rows: int) -> ReembedProgress:
     return ReembedProgress("SUMMARIES", "summaries", step, rows, 1_000)
 
 
 def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     """Every five percent, and every step; not every batch."""
-    lines = command._Lines()
+    lines = ProgressLines(console(stderr=True))
     for rows in range(0, 1_001, 10):
-        lines.tell(told("embedding", rows))
-    lines.tell(told("switching", 1_000))
-    lines.tell(told("done", 1_000))
+        lines.update(progress("embedding", rows))
+    lines.update(progress("switching", 1_000))
+    lines.update(progress("done", 1_000))
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 21 + 2
     assert shown[0] == "SUMMARIES: embedding, 0 of 1000 rows"
@@ -126,10 +130,10 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_terminal_gets_a_bar_a_type() -> None:
-    """Told as often as there is something to tell."""
-    with command._Bars() as bars:
-        bars.tell(told("embedding", 10))
-        bars.tell(told("done", 1_000))
+    """Moved by every update."""
+    with ProgressBars(console(stderr=True)) as bars:
+        bars.update(progress("embedding", 10))
+        bars.update(progress("done", 1_000))
     [task] = bars._bars.tasks
     assert (task.completed, task.total, task.description) == (1_000, 1_000, "SUMMARIES: done")
 
@@ -138,11 +142,11 @@ def test_the_report_is_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> No
     """The same figures for people and for programs."""
     one = TypeReport("SUMMARIES", "summaries", "new", "old", 8, rows=1_234, switched=True)
     report = ReembedReport("new", 8, {"SUMMARIES": one}, 2.0)
-    command._print(report, as_json=True)
+    reembed._show(report, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert (shown["rows"], shown["rows_per_second"]) == (1_234, 617.0)
     assert shown["types"]["SUMMARIES"]["model_before"] == "old"
-    command._print(report, as_json=False)
+    reembed._show(report, as_json=False)
     table = capsys.readouterr().out
     assert "SUMMARIES" in table
     assert "1,234 rows in 2.0 s, 617 rows/s" in table

@@ -114,6 +114,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"context"}),
     frozenset({""}),  # "" is the package itself: its names come from below
     frozenset({"integrations"}),
+    frozenset({"terminal"}),
     frozenset({"demo"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from unit.demo.locomo_shape import TALK
 
-from memorizz_async.demo.asking import chosen_questions
+from memorizz_async.demo.evaluation import chosen_questions
 from memorizz_async.demo.locomo import conversations_of
 from memorizz_async.demo.memories import memories_of
-from memorizz_async.demo.report import label
 from memorizz_async.enums import MemoryType
+from memorizz_async.terminal.memory_table import label
 
 
 def test_each_part_becomes_a_memory_type() -> None:

@@ -1,4 +1,4 @@
-"""One question, asked in parallel and one type after another, a few times, in turn."""
+"""Evaluate one question: recall in parallel and one type after another, in turn."""
 
 from __future__ import annotations
 
@@ -18,11 +18,16 @@ _ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question with what was recalled for it, and how long that took, in milliseconds.
+class Evaluation:
+    """A question, its recalled memories, and the time that both ways of asking took.
 
-    timings: of the median recall. sequential_ms: the median of embedding the question and querying,
-    for one type after another.
+    Attributes:
+        conversation: The conversation that the question is about.
+        question: The question, with its answer and its evidence.
+        results: The hits of the median recall.
+        timings: The times of the median recall, in milliseconds.
+        sequential_ms: The median time of embedding the question and querying, one type after
+            another.
     """
 
     conversation: Conversation
@@ -41,13 +46,13 @@ class Asked:
         return any(self.is_evidence(hit) for hits in self.results.values() for hit in hits)
 
 
-async def ask(
+async def evaluate(
     provider: AsyncMongoDBProvider,
     conversation: Conversation,
     question: Question,
     limits: Mapping[MemoryType, int],
-) -> Asked:
-    """Ask both ways. The provider's embedder should have no cache: it would embed only once."""
+) -> Evaluation:
+    """Run both ways of asking. The embedder must have no cache, or it would embed only once."""
     unit = MemoryUnit("conversational", provider)
     recalls: list[RecallResults] = []
     sequential: list[float] = []
@@ -65,7 +70,7 @@ async def ask(
         sequential.append((time.perf_counter() - started) * 1000)
     recalls.sort(key=lambda recall: recall.timings.total_ms)
     middle = recalls[len(recalls) // 2]
-    return Asked(conversation, question, middle, middle.timings, median(sequential))
+    return Evaluation(conversation, question, middle, middle.timings, median(sequential))
 
 
 def chosen_questions(

@@ -1,4 +1,4 @@
-"""What serves a provider: which server, which driver, which model on which device."""
+"""The environment of a run: server, driver, model and device."""
 
 from __future__ import annotations
 
