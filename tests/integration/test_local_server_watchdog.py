@@ -30,9 +30,12 @@ WAIT_S = 30.0
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
 # Uses the server of a folder, prints the pid of the mongod, then ends itself or waits to be ended.
+# A shell that runs the suite in the background makes it, and its children, ignore some signals.
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 server = LocalServer(Path(sys.argv[1]), keep_running="keep" in sys.argv)
 server.acquire()

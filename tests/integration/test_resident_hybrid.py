@@ -12,7 +12,7 @@ import pymongo
 import pytest
 from atlas_standin import WireProxy
 from bson import ObjectId
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.embedder import CountingEmbedder, vector_of
 from support.internals import session_of
@@ -293,8 +293,10 @@ class Pair:
         except StoredEmbeddingError as error:
             return error.rows
         assert hits.explain is not None
+        # Where no vector can be compared, the words answer alone, and nothing is fused.
+        assert all(("fused_score" in hit) == (hits.mode == "hybrid") for hit in hits)
         scored = [
-            tuple(hit[name] for name in ("_id", "score", "text_score", "fused_score"))
+            (hits.mode, *(hit.get(name) for name in ("_id", "score", "text_score", "fused_score")))
             for hit in hits
         ]
         ways = [[(way.rank, way.score) for way in told.found_by] for told in hits.explain.hits]
@@ -338,6 +340,15 @@ def pair(mongod: Any) -> Iterator[Pair]:
     options=st.fixed_dictionaries(
         {"limit": st.integers(1, 4), "filter": st.sampled_from([None, {"role": "a"}])}
     ),
+)
+@example(  # no vector can be compared
+    rows=[
+        {"content": "", "embedding": [0, 0, 0], "memory_id": "m", "role": "a"},
+        {"content": "", "embedding": [0, 0, 0], "memory_id": "m", "role": "a"},
+        {"content": "zebra", "embedding": None, "memory_id": "m", "role": "a"},
+    ],
+    query=([0, 0, 1], "zebra"),
+    options={"limit": 1, "filter": None},
 )
 def test_hybrid_recall_in_memory_answers_as_that_by_a_scan(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, rows: Any, query: Any, options: Any
