@@ -41,9 +41,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite, against a real mongod and the real model."""
+    """The whole suite, against a real mongod and the real model; `-- -n 2` for two processes."""
     install(session, "dev")
-    session.run("pytest", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
+    session.run("pytest", "--durations=15", *session.posargs, env={"HF_HUB_OFFLINE": "1"})
 
 
 @nox.session

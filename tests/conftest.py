@@ -14,12 +14,23 @@ from urllib.parse import urlsplit
 
 import pytest
 from support import leaks
+from support.backends import BACKENDS
 from support.standalone import direct, replica_set, standalone_mongod
 
 from memorizz_async.memory_provider.mongodb.driver import blocking_command
 from memorizz_async.memory_provider.mongodb.local_server import LocalServer
 
 leaks.install()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Select the back ends of the contract tests."""
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=BACKENDS,
+        help="run contract tests on this back end alone; may be repeated (default: all of them)",
+    )
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,12 @@ from typing import Any
 
 import pytest
 from atlas_standin import AtlasStandin
+from support.backends import BACKENDS
 from support.embedder import CountingEmbedder
 from support.internals import session_of
 
 from memorizz_async import AsyncMongoDBProvider, MongoDBConfig
 
-BACKENDS = (
-    "pymongo", "motor", "memory", "standalone", "atlas-pymongo", "atlas-motor",
-    "pymongo-resident", "motor-resident",
-)  # fmt: skip
-"""Drivers, searching by scan; `atlas-`: by an index; `-resident`: in memory."""
 SEARCHED = ["LONG_TERM_MEMORY", "CONVERSATION_MEMORY", "WORKFLOW_MEMORY", "SUMMARIES"]
 
 Settle = Callable[[], Awaitable[None]]
@@ -39,10 +35,16 @@ def on_atlas(backend: str) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of text search are made for servers: memory:// has none, and its error is asserted in
-    `test_modes.py`.
+    """Leave out the back ends that `--backend` does not name, and text search on memory://.
+
+    memory:// has no text search; its error is asserted in `test_modes.py`.
     """
-    without = [item for item in items if _is_text_on_memory(item)]
+    named = config.getoption("--backend") or BACKENDS
+    without = [
+        item
+        for item in items
+        if _is_text_on_memory(item) or _backend_of(item) not in (None, *named)
+    ]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in without]
 
@@ -51,8 +53,13 @@ def _is_text_on_memory(item: pytest.Item) -> bool:
     needs_text = item.get_closest_marker("needs_text") or "indexed" in getattr(
         item, "fixturenames", ()
     )
+    return bool(needs_text) and _backend_of(item) == "memory"
+
+
+def _backend_of(item: pytest.Item) -> str | None:
+    """The back end of a contract test; None for a test of every other kind."""
     callspec = getattr(item, "callspec", None)
-    return bool(needs_text) and callspec is not None and callspec.params.get("backend") == "memory"
+    return None if callspec is None else callspec.params.get("backend")
 
 
 @pytest.fixture
