@@ -23,7 +23,10 @@ EXIT_CODES = (
     "Exit codes: 0 success, 1 the command failed, 2 an argument or a setting is invalid, "
     "130 interrupted."
 )
-MEMORY_TYPES = f"Memory types: {', '.join(kind.name for kind in MemoryType)}."
+TYPES_AND_EXIT_CODES = (
+    f"Memory types: {', '.join(kind.name for kind in MemoryType)}.\n\n{EXIT_CODES}"
+)
+"""The epilog of commands that take `--type`."""
 
 
 class Checked(click.ParamType):  # type: ignore[type-arg]  # generic since Click 8.5 alone
@@ -149,6 +152,22 @@ def database_options(default: str = "memorizz") -> Callable[[F], F]:
 
 
 _URI = "mongodb://..., mongodb+srv://..., local or local:///folder."
+
+
+def types_option(default: str) -> Callable[[F], F]:
+    """Add the option that selects memory types.
+
+    Args:
+        default: The memory types that are taken if none is given, as the help calls them.
+    """
+    return click.option(
+        "--type",
+        "types",
+        type=MEMORY_TYPE,
+        multiple=True,
+        metavar="TYPE",
+        help=f"Memory type; can be repeated (default: {default}).",
+    )
 
 
 def tenant_options(command: F) -> F:

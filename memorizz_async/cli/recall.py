@@ -23,17 +23,10 @@ if TYPE_CHECKING:
     from memorizz_async.results import RecallResults
 
 
-@click.command(epilog=f"{options.MEMORY_TYPES}\n\n{options.EXIT_CODES}")
+@click.command(epilog=options.TYPES_AND_EXIT_CODES)
 @click.argument("query", type=options.QUERY)
 @options.tenant_options
-@click.option(
-    "--type",
-    "types",
-    type=options.MEMORY_TYPE,
-    multiple=True,
-    metavar="TYPE",
-    help="Memory type; can be repeated (default: those of a conversation).",
-)
+@options.types_option("those of a conversation")
 @click.option(
     "--limit",
     type=options.LIMIT,

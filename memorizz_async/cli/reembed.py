@@ -17,15 +17,8 @@ if TYPE_CHECKING:
     from memorizz_async.memory_provider.mongodb.reembedding.report import ReembedReport
 
 
-@click.command(epilog=f"{options.MEMORY_TYPES}\n\n{options.EXIT_CODES}")
-@click.option(
-    "--type",
-    "types",
-    type=options.MEMORY_TYPE,
-    multiple=True,
-    metavar="TYPE",
-    help="Memory type; can be repeated (default: all that have memories).",
-)
+@click.command(epilog=options.TYPES_AND_EXIT_CODES)
+@options.types_option("all that have memories")
 @click.option(
     "--model",
     type=options.TEXT,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memorizz_async.memory_provider.mongodb import AsyncMongoDBProvider
 
 
-@click.command(epilog=f"{options.MEMORY_TYPES}\n\n{options.EXIT_CODES}")
+@click.command(epilog=options.TYPES_AND_EXIT_CODES)
 @click.argument("text", type=options.TEXT)
 @options.tenant_options
 @click.option(

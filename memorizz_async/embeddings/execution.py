@@ -218,8 +218,8 @@ def as_our_error(error: BaseException) -> MemorizzAsyncError:
 class WorkerThreads:
     """Up to `limit` threads, which share the engine's lock.
 
-    A thread without work ends after `idle_seconds`, and soon once nobody can bring work: an engine
-    that was never closed is then collected together with its model.
+    A thread without work ends after `idle_seconds`, and soon once `is_in_use` returns False: an
+    engine that was never closed is then collected together with its model.
 
     Args:
         lock: The engine's lock.
@@ -229,7 +229,7 @@ class WorkerThreads:
         work: Does one unit of work. Called without the lock; must not raise.
         on_stopped: Called once after `stop`, by the last thread, or by `stop` if there is none.
         on_exit: Called with a timeout in seconds if the interpreter ends before `stop`.
-        is_in_use: Returns False once nobody can bring work any more.
+        is_in_use: Returns False once no caller can submit work any more.
     """
 
     def __init__(

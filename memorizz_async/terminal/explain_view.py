@@ -46,7 +46,7 @@ def _hits_table(explanation: Explanation) -> Table:
     table.add_column("score", justify="right")
     table.add_column("found by")
     for hit in explanation.hits:
-        table.add_row(str(hit.rank), hit.id, f"{hit.score:.4f}", _found_by(hit))
+        table.add_row(str(hit.rank), Text(str(hit.id)), f"{hit.score:.4f}", _found_by(hit))
     return table
 
 

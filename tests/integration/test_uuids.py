@@ -19,6 +19,12 @@ FORMS = {
 }
 
 
+def address(mongod: Any, form: str) -> str:
+    """The server's address, which says how UUIDs are stored."""
+    sign = "&" if "?" in mongod.uri else "/?"
+    return f"{mongod.uri}{sign}uuidRepresentation={form}"
+
+
 @pytest.mark.parametrize("strategy", ["scan", "resident"])
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
 @pytest.mark.parametrize("form", FORMS)
@@ -35,10 +41,9 @@ async def test_a_uuid_means_what_the_address_says(
                 "memory_id": "ada", "user_id": None, "content": "bees", "embedding": [1.0, 0.0],
             }
         )  # fmt: skip
-    sign = "&" if "?" in mongod.uri else "/?"
     config = MongoDBConfig(
-        f"{mongod.uri}{sign}uuidRepresentation={form}", db_name, driver=driver,
-        search_strategy=strategy, filter_fields=["trace"],
+        address(mongod, form), db_name, driver=driver, search_strategy=strategy,
+        filter_fields=["trace"],
     )  # fmt: skip
     async with AsyncMongoDBProvider(config) as provider:
         [hit] = await provider.retrieve_memory_units_by_query_async(
@@ -69,11 +74,7 @@ async def test_an_id_that_holds_a_uuid_takes_no_other_rows_place(
             }
             for n in range(4)
         )  # fmt: skip
-    sign = "&" if "?" in mongod.uri else "/?"
-    config = MongoDBConfig(
-        f"{mongod.uri}{sign}uuidRepresentation={form}", db_name, driver=driver,
-        search_strategy=strategy,
-    )  # fmt: skip
+    config = MongoDBConfig(address(mongod, form), db_name, driver=driver, search_strategy=strategy)
     async with AsyncMongoDBProvider(config) as provider:
         for left in (4, 3):
             hits = await provider.retrieve_memory_units_by_query_async(

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from support.errors import everything_shown
 from unit.embeddings.embedding_fakes import until, vector_of
@@ -27,8 +28,6 @@ from memorizz_async.errors import (
     EmbeddingError,
     MissingDependencyError,
 )
-
-openai: Any = pytest.importorskip("openai", reason="the extra [openai] is not installed")
 
 KEY = "sk-very-secret"
 

@@ -157,6 +157,8 @@ class ModelStates:
                 deadline=deadline,
             )
             by_key.update((key_of(row["_id"]), row) for row in rows)
+            if len(rows) < _ROWS_ASKED:
+                break  # those are all
         return list(by_key.values())
 
     async def made(
